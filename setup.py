@@ -1,0 +1,111 @@
+"""Installs simclr-tf: one code base, two sets of dependencies chosen by the Python version.
+
+Python 3.10 and 3.11 get TensorFlow 2.15 with Keras 2 and tensorflow-addons; Python 3.12 and 3.13
+get TensorFlow 2.16 or later with Keras 3 (tested: 2.21). tensorflow-addons 0.23, its last release,
+imports only under TensorFlow <= 2.15, which is what draws the line.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+KERAS_2 = '; python_version < "3.12"'
+KERAS_3 = '; python_version >= "3.12"'
+
+
+def version() -> str:
+    """Returns the version as `simclr_tf/__init__.py` states it: the one place."""
+    text = (ROOT / "simclr_tf" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("Expected a line __version__ = ... in simclr_tf/__init__.py.")
+    return found.group(1)
+
+
+def readme() -> str:
+    """Returns the project page."""
+    path = ROOT / "README.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+INSTALL_REQUIRES = [
+    # Training itself. 2.15.0 is left out: its CUDA extra asks for a tensorrt that has no wheel.
+    f"tensorflow>=2.15.1,<2.16{KERAS_2}",
+    f"tensorflow>=2.16{KERAS_3}",
+    # TensorFlow 2.15 is compiled against the first NumPy.
+    f"numpy<2{KERAS_2}",
+    f"numpy{KERAS_3}",
+    # LAMB (--optimizer=lamb) under Keras 2; Keras 3 has its own.
+    f"tensorflow-addons>=0.23,<0.24{KERAS_2}",
+    # Backbones (--encoder=keras_cv...) and the cutout and solarize views.
+    "keras-cv>=0.9,<0.10",
+    # Prepared public data sets by name (--dataset=cifar10).
+    "tensorflow-datasets>=4.9",
+    # From 1.18 on it needs protobuf >= 5, TensorFlow 2.15 needs protobuf < 5: without this line
+    # pip picks a pair in which tensorflow-datasets does not import.
+    f"tensorflow-metadata<1.18{KERAS_2}",
+    # A viewer for the event files that every run writes; recent TensorFlow no longer brings it.
+    "tensorboard",
+    # tensorboard and tensorflow-hub import pkg_resources, which setuptools 81 removed.
+    "setuptools<81",
+    # Command-line flags and flagfiles.
+    "absl-py>=1.4",
+    # Reading image folders (palettes, EXIF, CMYK, 16 bit) and writing pictures.
+    "pillow>=9.1",
+    # Linear and nearest-neighbour evaluation of frozen features.
+    "scikit-learn>=1.1",
+    "scipy>=1.8",
+    # Pictures of views, curves and embeddings.
+    "matplotlib>=3.5",
+    # Progress of downloads and evaluations.
+    "tqdm>=4.60",
+]
+
+# Loading an exported module the TF-Hub way: hub.load, hub.KerasLayer.
+HUB = ["tensorflow-hub>=0.16.1"]
+TEST = ["pytest>=7.4", "pytest-xdist>=3.3", *HUB]
+
+setup(
+    name="simclr-tf",
+    version=version(),
+    description="SimCLR for TensorFlow: contrastive learning of image representations.",
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=["simclr_tf", "simclr_tf.configs", "simclr_tf.datasets", "tf_hub_export"],
+    # One set of presets: the checkout's configs/ is the wheel's simclr_tf/configs/.
+    package_dir={"simclr_tf.configs": "configs"},
+    package_data={
+        "simclr_tf": ["py.typed"],
+        "simclr_tf.configs": ["*.flags"],
+        "simclr_tf.datasets": ["*.npz", "README.md"],
+    },
+    install_requires=INSTALL_REQUIRES,
+    extras_require={
+        # CUDA from wheels, next to the TensorFlow of the same lane.
+        "gpu": [
+            f"tensorflow[and-cuda]>=2.15.1,<2.16{KERAS_2}",
+            f"tensorflow[and-cuda]>=2.16{KERAS_3}",
+        ],
+        "hub": HUB,
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.6", "mypy>=1.10", "pre-commit>=3"],
+    },
+    entry_points={"console_scripts": ["simclr-tf = simclr_tf.run:cli"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,90 @@
+"""SimCLR for TensorFlow: contrastive learning of visual representations.
+
+Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations" (2020,
+arXiv:2002.05709) and "Big Self-Supervised Models are Strong Semi-Supervised Learners" (2020,
+arXiv:2006.10029).
+
+`import simclr_tf` does not import TensorFlow: each name below is looked up when it is first used.
+
+Example:
+    >>> from simclr_tf import LARS, ProjectionHead, ResNet, SimCLR, SimCLRAugment
+    >>> model = SimCLR(
+    ...     encoder=ResNet(depth=18),
+    ...     projection_head=ProjectionHead(out_dim=128),
+    ...     augment=SimCLRAugment(image_size=32),
+    ... )
+    >>> model.compile(optimizer=LARS(0.3))
+    >>> model.fit(dataset)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from simclr_tf.augment import SimCLRAugment
+    from simclr_tf.config import Config
+    from simclr_tf.data import evaluation_dataset, training_dataset
+    from simclr_tf.datasets import open_source
+    from simclr_tf.encoders import make_encoder
+    from simclr_tf.errors import UserError
+    from simclr_tf.finetune import Classifier
+    from simclr_tf.heads import ProjectionHead
+    from simclr_tf.losses import nt_xent
+    from simclr_tf.model import SimCLR
+    from simclr_tf.optimizers import LARS
+    from simclr_tf.resnet import ResNet
+    from simclr_tf.schedules import WarmUpCosine
+    from simclr_tf.train import train_and_evaluate
+
+__all__ = [
+    "LARS",
+    "Classifier",
+    "Config",
+    "ProjectionHead",
+    "ResNet",
+    "SimCLR",
+    "SimCLRAugment",
+    "UserError",
+    "WarmUpCosine",
+    "evaluation_dataset",
+    "make_encoder",
+    "nt_xent",
+    "open_source",
+    "train_and_evaluate",
+    "training_dataset",
+]
+
+_HOME = {
+    "Classifier": "finetune",
+    "Config": "config",
+    "LARS": "optimizers",
+    "ProjectionHead": "heads",
+    "ResNet": "resnet",
+    "SimCLR": "model",
+    "SimCLRAugment": "augment",
+    "UserError": "errors",
+    "WarmUpCosine": "schedules",
+    "evaluation_dataset": "data",
+    "make_encoder": "encoders",
+    "nt_xent": "losses",
+    "open_source": "datasets",
+    "train_and_evaluate": "train",
+    "training_dataset": "data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,64 @@
+"""Where Keras 2 (TensorFlow 2.15) and Keras 3 (TensorFlow >= 2.16) differ: a reason per line.
+
+Every other module is written once, against what both generations share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+# `keras.__version__` is missing from TensorFlow 2.15's `tensorflow.keras`; `keras.ops` is new in 3.
+KERAS_3: bool = hasattr(keras, "ops")
+
+# TensorFlow >= 2.16 exposes no `tensorflow.keras.saving`; `keras.utils` has these on both.
+register = keras.utils.register_keras_serializable(package="simclr_tf")
+serialize = keras.utils.serialize_keras_object
+deserialize = keras.utils.deserialize_keras_object
+
+
+def raw_variable(variable: Any) -> tf.Variable:
+    """Returns the `tf.Variable` behind a Keras variable.
+
+    Keras 3 wraps it; an object that tracks the wrapper loses gradients after a SavedModel reload.
+    """
+    return variable.value if KERAS_3 and isinstance(variable, keras.Variable) else variable
+
+
+def short_name(variable: Any) -> str:
+    """Returns a variable's own name, as `kernel` (Keras 2 gives `conv2d/kernel:0`)."""
+    return variable.name.split("/")[-1].split(":")[0]
+
+
+def num_replicas() -> int:
+    """Returns the number of replicas of the strategy in scope (1 without a strategy)."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def scaled_loss(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
+    """Returns the loss to differentiate: scaled when the optimizer keeps a float16 loss scale."""
+    inner = getattr(optimizer, "scale_loss", None)  # Keras 3: every optimizer has it
+    if inner is not None:
+        return inner(loss)
+    inner = getattr(optimizer, "get_scaled_loss", None)  # Keras 2: only LossScaleOptimizer
+    return inner(loss) if inner is not None else loss
+
+
+def unscaled_gradients(optimizer: Any, gradients: Iterable[Any]) -> list[Any]:
+    """Returns gradients divided by the loss scale where the optimizer does not do it itself."""
+    inner = getattr(optimizer, "get_unscaled_gradients", None)  # Keras 3 unscales in `apply`
+    return list(inner(list(gradients)) if inner is not None else gradients)
+
+
+def replica_logs(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns step logs in the shape that `fit` can reduce.
+
+    Keras 3 under several workers concatenates logs along axis 0, which a scalar has not.
+    """
+    strategy = tf.distribute.get_strategy()
+    if KERAS_3 and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return {name: tf.reshape(value, [1]) for name, value in logs.items()}
+    return logs

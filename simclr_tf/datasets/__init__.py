@@ -1,0 +1,87 @@
+"""Where images come from: a TFDS name, a folder, the embedded digits, or a user's tf.data.
+
+Example:
+    >>> from simclr_tf.datasets import open_source
+    >>> source = open_source("/path/to/images", "train")
+    >>> source.num_examples, source.class_names
+    (900, ['cat', 'dog'])
+"""
+
+from __future__ import annotations
+
+import os
+
+from absl import logging
+
+from simclr_tf.datasets import mnist, tfds_source
+from simclr_tf.datasets.folder import open_folder
+from simclr_tf.datasets.source import ImageSource, InMemorySource
+from simclr_tf.datasets.user import source_from_dataset
+from simclr_tf.errors import UserError
+
+__all__ = ["ImageSource", "InMemorySource", "open_source", "source_from_dataset"]
+
+
+def open_source(
+    dataset: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    on_bad_image: str = "skip",
+) -> ImageSource:
+    """Opens a set of images by name or path.
+
+    `mnist_5k` is the embedded set; an existing folder, or what looks like a path, is a folder of
+    images; anything else is looked up in TensorFlow Datasets.
+
+    Args:
+        dataset: `mnist_5k`, a path, or a TFDS name with optional config and version.
+        split: a split expression: `train`, `train[:80%]`, `train[1000:]`, `train+test`.
+        data_dir: where prepared TFDS data lie or go.
+        eval_fraction: share of a folder without evaluation sub-folder held out as 'test'.
+        seed: draws which files are held out. Two runs that must not see each other's held-out
+            images (pretraining and fine-tuning, say) need the same seed here.
+        on_bad_image: 'skip' or 'fail', for folders.
+
+    Returns:
+        The source.
+
+    Raises:
+        UserError: the data set or split is unknown, missing, empty or unreadable.
+
+    Example:
+        >>> open_source("mnist_5k", "train").num_examples
+        4000
+    """
+    if not dataset or not dataset.strip():
+        raise UserError(
+            "Expected a data set: mnist_5k, a folder of images or a TensorFlow Datasets name; "
+            "received: ''. Pass --dataset."
+        )
+    if dataset == mnist.NAME:
+        return mnist.open_mnist_5k(split)
+    if _is_path(dataset, data_dir):
+        if os.sep not in dataset and not dataset.startswith((".", "~")):
+            logging.info("'%s' is taken as the folder of that name.", dataset)
+        return open_folder(
+            dataset,
+            split,
+            eval_fraction=eval_fraction,
+            seed=seed,
+            on_bad_image=on_bad_image,
+        )
+    return tfds_source.open_tfds(dataset, split, data_dir=data_dir)
+
+
+def _is_path(dataset: str, data_dir: str | None) -> bool:
+    if dataset.startswith((".", "~", os.sep)) or os.path.exists(os.path.expanduser(dataset)):
+        return True
+    if os.sep not in dataset:
+        return False
+    # `imagenet2012_subset/1pct` is a data set with its config; `my_images/flowers` is a path.
+    without_version = dataset.split(":")[0]
+    if data_dir and os.path.isdir(os.path.join(os.path.expanduser(data_dir), without_version)):
+        return False
+    return dataset.count("/") > 1 or not tfds_source.is_tfds_name(dataset)

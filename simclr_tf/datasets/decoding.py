@@ -1,0 +1,152 @@
+"""One image file -> one RGB array, by Pillow: every format and mode, and what is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+IMAGE_EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif"}
+)
+# Pillow probes only these, whatever the extension says: a PNG named .jpg is read, a TIFF is not.
+# (The JPEG reader also opens the MPO files of phones.)
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF")
+_ORIENTATION_TAG = 0x0112
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+
+class BadImageError(ValueError):
+    """A file that cannot be read as an image; the message is the reason, without the path."""
+
+
+def read_header(path: str) -> tuple[int, int]:
+    """Returns an image's height and width after its EXIF rotation, without decoding it.
+
+    Cheap enough for every file of a folder. A file whose end looks cut off (no end marker, or
+    shorter than it says) is decoded in full to be sure.
+
+    Args:
+        path: the file.
+
+    Returns:
+        `(height, width)` in pixels.
+
+    Raises:
+        BadImageError: the file is empty, truncated, unreadable or no supported image.
+    """
+    with _reasons(), open(path, "rb") as file:
+        image = _open(file)
+        width, height = image.size
+        if _is_quarter_turn(image):
+            width, height = height, width
+        complete = _ends_well(image.format or "", file)
+    if not complete:
+        decode_file(path)
+    return height, width
+
+
+def decode_file(path: str, min_side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decodes the first frame of an image file to RGB.
+
+    Grey and palette images are expanded; 16-bit grey is scaled (not clipped) to 8 bits; CMYK is
+    converted; an EXIF rotation is applied. Transparency is dropped, the colours beneath it are
+    kept: compositing would paint a background that the picture does not have.
+
+    Args:
+        path: JPEG, PNG, WebP, BMP or GIF, recognised by content.
+        min_side: JPEG only: may return a picture reduced by 2, 4 or 8, both sides still at least
+            this long. Decoding a large photograph for a small canvas is several times faster.
+
+    Returns:
+        uint8 array (h, w, 3) and the original `(height, width)`.
+
+    Raises:
+        BadImageError: the file is empty, truncated, unreadable or no supported image.
+
+    Example:
+        >>> image, (height, width) = decode_file("cat.jpg")
+    """
+    from PIL import ImageOps
+
+    with _reasons(), open(path, "rb") as file:
+        image = _open(file)
+        width, height = image.size
+        if min_side is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, (min_side, min_side))
+        image.load()
+        # Asked again after loading: a PNG may carry its EXIF block behind the pixels.
+        size = (width, height) if _is_quarter_turn(image) else (height, width)
+        return _to_rgb(ImageOps.exif_transpose(image), image.format), size
+
+
+def _open(file: BinaryIO) -> PILImage.Image:
+    from PIL import Image
+
+    if os.fstat(file.fileno()).st_size == 0:
+        raise BadImageError("the file is empty (0 bytes)")
+    Image.init()  # only the commonest readers are loaded by themselves, WebP's is not
+    return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+def _is_quarter_turn(image: PILImage.Image) -> bool:
+    """Returns whether the EXIF rotation swaps height and width; reads no pixels."""
+    # `getexif` decodes the whole PNG when the header holds no EXIF block: ask `info` first.
+    has_exif = bool(image.info.get("exif"))
+    return has_exif and image.getexif().get(_ORIENTATION_TAG) in _QUARTER_TURNS
+
+
+def _to_rgb(image: PILImage.Image, file_format: str | None) -> np.ndarray:
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PNG"):
+        # 16-bit grey (mode I in older Pillow); `convert` would clip everything above 255.
+        # 16-bit colour is already reduced to 8 bits by Pillow's PNG reader.
+        grey = (np.asarray(image).astype(np.int64) * 255 + 32767) // 65535
+        return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # a palette's transparency is only understood this way
+    return np.asarray(image.convert("RGB"))
+
+
+def _ends_well(file_format: str, file: BinaryIO) -> bool:
+    """Returns False where the last bytes suggest that a part of the file is missing."""
+    length = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    head = file.read(12)
+    file.seek(max(0, length - 16))
+    tail = file.read(16)
+    if file_format in ("JPEG", "MPO"):
+        return tail.endswith(b"\xff\xd9")
+    if file_format == "PNG":
+        return b"IEND" in tail
+    if file_format == "GIF":
+        return tail.endswith(b"\x3b")
+    if file_format == "WEBP":
+        return length >= int.from_bytes(head[4:8], "little") + 8
+    if file_format == "BMP":
+        return length >= int.from_bytes(head[2:6], "little")
+    return False
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Turns whatever a broken file makes Pillow raise into BadImageError with a short reason."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
+    except BadImageError:
+        raise
+    except UnidentifiedImageError as error:
+        reason = "the content is no JPEG, PNG, WebP, BMP or GIF image"
+        raise BadImageError(reason) from error
+    except Exception as error:
+        # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, zlib.error and
+        # others on damaged files: no list of them is complete.
+        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise BadImageError(" ".join(message.split())) from error

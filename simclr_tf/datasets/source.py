@@ -1,0 +1,281 @@
+"""ImageSource: what the input pipeline needs to know about a set of images."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from simclr_tf.errors import UserError
+
+_NAMED_BAD_IMAGES = 20  # further ones are counted, not named, in the log
+
+
+class ImageSource(abc.ABC):
+    """A set of images, labelled or not, that `simclr_tf.data` turns into batches.
+
+    A source hands out keys (cheap: an index or an undecoded record) in a fixed or in a shuffled
+    order, and decodes a key into an example later. So a shuffle buffer holds no decoded images,
+    and examples can be skipped or given to another worker before anything is decoded.
+
+    Attributes:
+        name: the data set's name or folder.
+        split: the split expression that was asked for.
+        num_examples: number of images, or None where nobody knows (a user's tf.data).
+        num_classes: number of classes, or None for images without labels.
+        class_names: names by class id, or None.
+        image_shape: (height, width, channels); None where images differ.
+        bad_images: (path, reason) of the unreadable images found so far.
+        error: the UserError to show if reading stopped on an unreadable image, else None.
+        decodes_batches: whether `decode` also takes a vector of keys.
+
+    Example:
+        >>> source = open_source("mnist_5k", "train")
+        >>> source.num_examples, source.num_classes, source.image_shape
+        (4000, 10, (28, 28, 3))
+    """
+
+    decodes_batches = False
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        split: str,
+        num_examples: int | None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        image_shape: tuple[int | None, int | None, int | None] = (None, None, 3),
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.num_examples = num_examples
+        self.num_classes = num_classes
+        self.class_names = list(class_names) if class_names is not None else None
+        self.image_shape = image_shape
+        self.bad_images: list[tuple[str, str]] = []
+        self.error: UserError | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether examples carry a label."""
+        return self.num_classes is not None
+
+    @property
+    def static_shape(self) -> bool:
+        """Whether all images share one height and width."""
+        return None not in self.image_shape[:2]
+
+    @abc.abstractmethod
+    def ordered_keys(self) -> tf.data.Dataset:
+        """Returns the key of every example once, always in the same order."""
+
+    @abc.abstractmethod
+    def shuffled_keys(self, epoch: tf.Tensor, seed: int, buffer_bytes: int) -> tf.data.Dataset:
+        """Returns the key of every example once, in an order fixed by seed and epoch.
+
+        Args:
+            epoch: int64 scalar; may be symbolic.
+            seed: the run's seed.
+            buffer_bytes: memory that a shuffle buffer may take.
+        """
+
+    @abc.abstractmethod
+    def decode(
+        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """Decodes one example.
+
+        Args:
+            key: an element of `ordered_keys()`.
+            min_side: the caller needs no more than this height and width: a JPEG may be decoded
+                at a half, a quarter or an eighth of its size. 'size' is the original size still.
+            replace_bad: put the next readable image in the place of an unreadable one, so that
+                the number of examples, and with it exact resuming, is unchanged.
+
+        Returns:
+            'image' (h, w, c), uint8 or float32 in [0, 1]; 'size' int32 (height, width) of the
+            original; 'ok', False for an unreadable image; where labelled, 'label' int64.
+        """
+
+    def raise_if_bad(self) -> None:
+        """Raises the UserError of the unreadable image that stopped the run, if one did."""
+        if self.error is not None:
+            raise self.error
+
+    @contextlib.contextmanager
+    def user_errors(self) -> Iterator[None]:
+        """Turns the failure of a pipeline that stopped on an unreadable image into its UserError.
+
+        An exception raised while tf.data decodes arrives as some `tf.errors.OpError`, with a long
+        text. Put the loop that reads batches inside this context.
+
+        Example:
+            >>> with source.user_errors():
+            ...     model.fit(training_dataset(source, ...))
+        """
+        try:
+            yield
+        except Exception as error:  # which class it is depends on who reads: tf.errors.*, Keras
+            if self.error is not None and not isinstance(error, UserError):
+                raise self.error from error
+            raise
+
+    def as_numpy(
+        self, limit: int | None = None, image_size: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the images as one array, for baselines on small sets.
+
+        Args:
+            limit: at most so many images, from the front of the fixed order.
+            image_size: resize (bicubic, antialiased, squashed to a square); needed where images
+                differ in size.
+
+        Returns:
+            uint8 images (N, h, w, channels) and int64 labels (N,), or None without labels.
+
+        Raises:
+            UserError: the images differ in size and no `image_size` is given.
+        """
+        if image_size is None and not self.static_shape:
+            raise UserError(
+                f"Expected images of one size in '{self.name}'; received: images of several "
+                "sizes. Pass image_size."
+            )
+        keys = self.ordered_keys() if limit is None else self.ordered_keys().take(limit)
+
+        def decode(key: Any) -> dict[str, tf.Tensor]:
+            example = self.decode(key)
+            image = example["image"]
+            if image_size is not None and image.shape[:2] != (image_size, image_size):
+                image = resize_to_uint8(image, image_size)
+            return {**example, "image": to_uint8(image)}
+
+        with self.user_errors():
+            examples = list(keys.map(decode, tf.data.AUTOTUNE).as_numpy_iterator())
+        examples = [example for example in examples if example["ok"]]
+        images = np.stack([example["image"] for example in examples])
+        labels = np.stack([e["label"] for e in examples]) if self.labelled else None
+        return images, labels
+
+    def _note_bad_image(self, path: str, reason: str) -> None:
+        """Counts an unreadable image, and names it in the log, once."""
+        if any(path == known for known, _ in self.bad_images):
+            return
+        self.bad_images.append((path, reason))
+        if len(self.bad_images) <= _NAMED_BAD_IMAGES:
+            logging.warning("Skipped an unreadable image: %s (%s)", path, reason)
+        elif len(self.bad_images) == _NAMED_BAD_IMAGES + 1:
+            logging.warning("Further unreadable images are skipped without naming them here.")
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(name={self.name!r}, split={self.split!r}, "
+            f"num_examples={self.num_examples}, num_classes={self.num_classes}, "
+            f"image_shape={self.image_shape})"
+        )
+
+
+class IndexedSource(ImageSource):
+    """A source whose keys are int64 indices: every epoch is a full permutation."""
+
+    def ordered_keys(self) -> tf.data.Dataset:
+        """Returns the indices in order."""
+        return tf.data.Dataset.range(self.num_examples)
+
+    def shuffled_keys(self, epoch: tf.Tensor, seed: int, buffer_bytes: int) -> tf.data.Dataset:
+        """Returns all indices in an order fixed by seed and epoch; needs 8 bytes an image."""
+        del buffer_bytes
+        # Sorting random numbers, because tf.random.shuffle is stateful.
+        order = tf.argsort(
+            tf.random.stateless_uniform(
+                [self.num_examples], [seed % 2**31, epoch % 2**31], None, None, tf.int32
+            )
+        )
+        return tf.data.Dataset.from_tensor_slices(tf.cast(order, tf.int64))
+
+
+class InMemorySource(IndexedSource):
+    """Decoded images in memory.
+
+    Args:
+        images: array (N, h, w, c), uint8 or float32 in [0, 1], or a list of N such images of
+            different sizes.
+        labels: int class ids (N,), or None.
+        sizes: int32 (N, 2), the original heights and widths, where they are not those of `images`.
+        **description: `name`, `split`, `num_classes`, `class_names`.
+
+    Example:
+        >>> InMemorySource(np.zeros((8, 28, 28, 3), np.uint8), None, name="zeros", split="train")
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray | Sequence[np.ndarray],
+        labels: np.ndarray | None,
+        *,
+        sizes: np.ndarray | None = None,
+        **description: Any,
+    ) -> None:
+        height: int | None = None
+        width: int | None = None
+        stacked = isinstance(images, np.ndarray)
+        if isinstance(images, np.ndarray):
+            height, width = images.shape[1:3]
+        super().__init__(
+            num_examples=len(images),
+            image_shape=(height, width, images[0].shape[-1]),
+            **description,
+        )
+        self.decodes_batches = stacked
+        self._dtype = tf.as_dtype(images[0].dtype)
+        # On the host on purpose: the images may be larger than the device's memory.
+        with tf.device("CPU:0"):
+            self._images = tf.constant(images) if stacked else list(images)
+            self._labels = None if labels is None else tf.constant(labels, tf.int64)
+            self._sizes = None if sizes is None else tf.constant(sizes, tf.int32)
+
+    def decode(
+        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """Looks up one index, or, where all images share a size, a vector of indices."""
+        del min_side, replace_bad  # nothing to gain, nothing to replace
+        if self.decodes_batches:
+            image = tf.gather(self._images, key)
+        else:
+            image = tf.numpy_function(lambda i: self._images[int(i)], [key], self._dtype)
+            image = tf.ensure_shape(image, self.image_shape)
+        size = tf.shape(image)[-3:-1] if self._sizes is None else tf.gather(self._sizes, key)
+        size = tf.broadcast_to(size, tf.concat([tf.shape(key), [2]], 0))
+        example = {"image": image, "size": size, "ok": tf.ones_like(key, tf.bool)}
+        if self._labels is not None:
+            example["label"] = tf.gather(self._labels, key)
+        return example
+
+
+def to_uint8(image: tf.Tensor) -> tf.Tensor:
+    """Returns a uint8 image; a float image is taken to be in [0, 1] and rounded."""
+    if image.dtype == tf.uint8:
+        return image
+    return tf.cast(tf.clip_by_value(tf.round(image * 255.0), 0.0, 255.0), tf.uint8)
+
+
+def resize_to_uint8(image: tf.Tensor, side: int) -> tf.Tensor:
+    """Squashes images to (side, side): bicubic with antialiasing, rounded and clipped to uint8.
+
+    Args:
+        image: (h, w, c) or (N, h, w, c), uint8 or float in [0, 1].
+        side: height and width in pixels.
+
+    Returns:
+        uint8 tensor with the same leading and channel dimensions.
+    """
+    scale = 1.0 if image.dtype == tf.uint8 else 255.0
+    image = tf.cast(image, tf.float32) * scale
+    image = tf.image.resize(image, (side, side), method="bicubic", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)

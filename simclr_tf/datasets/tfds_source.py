@@ -1,0 +1,223 @@
+"""Data sets of TensorFlow Datasets, by name; prepared ones need no network."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from simclr_tf.datasets.source import ImageSource
+from simclr_tf.datasets.splits import SplitRange, resolve_split
+from simclr_tf.errors import UserError
+
+_READ_FILES_AT_ONCE = 16
+_GUESSED_RECORD_BYTES = 100_000  # about an ImageNet JPEG, where the data set does not say
+
+
+def open_tfds(dataset: str, split: str, *, data_dir: str | None = None) -> TfdsSource:
+    """Opens a TFDS data set; downloads and prepares it first where that was not done.
+
+    A version that is already prepared in `data_dir` is used as it is, also where the installed
+    tensorflow-datasets has a newer one or none: nothing then asks the network.
+
+    Args:
+        dataset: name, with config and version if wanted: `cifar10`, `imagenet2012_subset/1pct`.
+        split: a split expression.
+        data_dir: where prepared data lie or go; None is TFDS's own default.
+
+    Returns:
+        A source of RGB images. It has labels if the data set has a class label.
+
+    Raises:
+        UserError: name, config or split are unknown, preparing fails, or there are no images.
+
+    Example:
+        >>> open_tfds("cifar10", "train[:80%]", data_dir="~/tensorflow_datasets")
+    """
+    builder = _prepared_builder(dataset, os.path.expanduser(data_dir) if data_dir else None)
+    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    return TfdsSource(dataset, split, builder, resolve_split(split, sizes, dataset=dataset))
+
+
+def is_tfds_name(dataset: str) -> bool:
+    """Returns whether TFDS knows the name before the first `/` or `:`; asks no network."""
+    import tensorflow_datasets as tfds
+
+    name = dataset.split("/")[0].split(":")[0]
+    return name in tfds.list_builders(with_community_datasets=False)
+
+
+def _prepared_builder(dataset: str, data_dir: str | None) -> Any:
+    """Returns a builder whose data are on disk."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    try:
+        return read_only_builder.builder_from_files(dataset, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        pass  # not prepared yet
+    except Exception as error:  # TFDS raises many kinds for a name that it cannot parse
+        raise _unopened(dataset, error) from error
+    try:
+        builder = tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(dataset.split("/")[0].split(":")[0], known, n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise UserError(
+            "Expected mnist_5k, a folder of images or the name of a TensorFlow Datasets data set; "
+            f"received: '{dataset}', which is none of them.{hint}"
+        ) from error
+    except Exception as error:
+        raise _unopened(dataset, error) from error
+    if builder.info.splits:
+        return builder
+    logging.info("Preparing '%s' in %s", dataset, builder.data_dir)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # no network, no space, a moved file, archives to fetch by hand ...
+        by_hand = ""
+        if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            by_hand = (
+                "; its archives must be fetched by hand and put into "
+                f"{os.path.join(data_dir or '~/tensorflow_datasets', 'downloads', 'manual')}"
+            )
+        raise UserError(
+            f"Expected '{dataset}' to be prepared or downloadable; received: {_one_line(error)}"
+            f'{by_hand}. On a machine with network run python -c "import tensorflow_datasets as '
+            f"tfds; tfds.builder('{dataset}', data_dir='DIR').download_and_prepare()\", copy DIR "
+            "here and pass --data_dir=DIR."
+        ) from error
+    return builder
+
+
+def _unopened(dataset: str, error: Exception) -> UserError:
+    return UserError(
+        "Expected a TensorFlow Datasets name such as cifar10 or imagenet2012_subset/1pct; "
+        f"received: '{dataset}' ({_one_line(error)})."
+    )
+
+
+def _one_line(error: Exception, length: int = 200) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+class TfdsSource(ImageSource):
+    """Records of a prepared TFDS data set; a key is one serialised, undecoded record.
+
+    Shuffling takes the files in an order drawn for the epoch, reads 16 of them side by side and
+    shuffles their records through a buffer; where the buffer holds all records (it usually does:
+    records are compressed images) the order is a uniform permutation.
+    """
+
+    def __init__(self, dataset: str, split: str, builder: Any, ranges: list[SplitRange]) -> None:
+        import tensorflow_datasets as tfds
+
+        info = builder.info
+        if info.file_format is not None and info.file_format.value != "tfrecord":
+            raise UserError(
+                f"Expected '{dataset}' to be prepared as tfrecord files; received: "
+                f"{info.file_format.value}. Prepare it in another --data_dir."
+            )
+        self._image_key, self._label_key = _image_and_label_keys(dataset, info)
+        image_shape = info.features[self._image_key].shape
+        super().__init__(
+            name=dataset,
+            split=split,
+            num_examples=sum(r.stop - r.start for r in ranges),
+            image_shape=(image_shape[0], image_shape[1], 3),
+        )
+        wanted = {key: True for key in (self._image_key, self._label_key) if key is not None}
+        # Other features, masks for example, are not even decoded.
+        self._features = tfds.decode.PartialDecoding(wanted).extract_features(info.features)
+        splits = [info.splits[r.name] for r in ranges]
+        stored = sum(s.num_bytes or 0 for s in splits) // sum(s.num_examples for s in splits)
+        self._record_bytes = stored or _GUESSED_RECORD_BYTES
+        # 'train[3:8]' in absolute numbers: TFDS finds the files, whatever the expression was.
+        slices = [f"{r.name}[{r.start}:{r.stop}]" for r in ranges]
+        files = [f for part in slices for f in info.splits[part].file_instructions]
+        self._files = (
+            [os.fspath(f.filename) for f in files],
+            tf.constant([f.skip for f in files], tf.int64),
+            tf.constant([f.take for f in files], tf.int64),
+        )
+        if self._label_key is not None:
+            self._use_labels(info.features[self._label_key])
+
+    def _use_labels(self, feature: Any) -> None:
+        first = next(iter(self.ordered_keys().take(1).map(self._features.deserialize_example)))
+        if int(first[self._label_key]) < 0:
+            # As in stl10/unlabelled and the test split of imagenet2012: -1 stands for "not given".
+            logging.info("'%s' gives no labels for split %s.", self.name, self.split)
+            return
+        self.num_classes = feature.num_classes
+        self.class_names = list(feature.names or map(str, range(feature.num_classes)))
+
+    def ordered_keys(self) -> tf.data.Dataset:
+        """Returns the records in the order of the files."""
+        return tf.data.Dataset.from_tensor_slices(self._files).flat_map(_read)
+
+    def shuffled_keys(self, epoch: tf.Tensor, seed: int, buffer_bytes: int) -> tf.data.Dataset:
+        """Returns the records shuffled through a buffer of at most `buffer_bytes`."""
+        names, skips, takes = self._files
+        draws = tf.random.stateless_uniform(
+            [len(names)], [seed % 2**31, epoch % 2**31], None, None, tf.int32
+        )
+        order = tf.argsort(draws)
+        files = tf.data.Dataset.from_tensor_slices(
+            tuple(tf.gather(values, order) for values in (names, skips, takes))
+        )
+        records = files.interleave(
+            _read,
+            cycle_length=min(_READ_FILES_AT_ONCE, len(names)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        buffer = max(1, min(self.num_examples, buffer_bytes // self._record_bytes))
+        seed_of_epoch = tf.constant(seed % 2**31 * 1_000_003, tf.int64) + epoch
+        return records.shuffle(buffer, seed=seed_of_epoch, reshuffle_each_iteration=False)
+
+    def decode(
+        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """Decodes one record; grey becomes RGB, 16 bits become 8."""
+        del min_side, replace_bad  # TFDS has checked the images when it prepared them
+        features = self._features.deserialize_example(key)
+        image = features[self._image_key]
+        if image.dtype == tf.uint16:
+            image = tf.cast((tf.cast(image, tf.int32) * 255 + 32767) // 65535, tf.uint8)
+        if image.shape[-1] == 1:
+            image = tf.image.grayscale_to_rgb(image)
+        image = tf.ensure_shape(image[..., :3], self.image_shape)
+        example = {"image": image, "size": tf.shape(image)[:2], "ok": tf.constant(True)}
+        if self.labelled:
+            example["label"] = tf.cast(features[self._label_key], tf.int64)
+        return example
+
+
+def _read(path: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(path).skip(skip).take(take)
+
+
+def _image_and_label_keys(dataset: str, info: Any) -> tuple[str, str | None]:
+    """Returns the feature names that `as_supervised` stands for; the label's is None without."""
+    import tensorflow_datasets as tfds
+
+    features = dict(info.features.items()) if hasattr(info.features, "items") else {}
+
+    def holds(key: Any, kind: Any) -> bool:
+        return isinstance(key, str) and isinstance(features.get(key), kind)
+
+    supervised: tuple[Any, ...] = tuple(info.supervised_keys or ())
+    image_key, label_key = supervised[:2] if len(supervised) >= 2 else ("image", "label")
+    image_key = image_key if holds(image_key, tfds.features.Image) else "image"
+    if not holds(image_key, tfds.features.Image):
+        raise UserError(
+            f"Expected a data set of images; received: '{dataset}', whose features are "
+            f"{', '.join(features)}."
+        )
+    return image_key, label_key if holds(label_key, tfds.features.ClassLabel) else None

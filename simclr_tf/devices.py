@@ -1,0 +1,112 @@
+"""Which devices a run uses: the distribution strategy."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import tensorflow as tf
+
+from simclr_tf.errors import UserError
+
+
+def make_strategy(
+    name: str = "auto",
+    *,
+    cpu_replicas: int = 0,
+    use_tpu: bool = False,
+    tpu_name: str | None = None,
+    tpu_zone: str | None = None,
+    gcp_project: str | None = None,
+    master: str | None = None,
+) -> tf.distribute.Strategy:
+    """Returns the strategy under which a model is built and trained.
+
+    Args:
+        name: `auto` (a TPU if `use_tpu`; several workers if TF_CONFIG names them; all GPUs if there
+            are several, or all logical CPUs if `cpu_replicas` asks for them; else one device),
+            `mirrored`, `multiworker`, `tpu` or `one_device`.
+        cpu_replicas: Splits the CPU into this many logical devices (0: leave it); must come before
+            TensorFlow first uses the CPU.
+        use_tpu: What the release's flag says; the same as `name="tpu"`.
+        tpu_name: Name or grpc address of the TPU.
+        tpu_zone: Google Cloud zone of the TPU.
+        gcp_project: Google Cloud project of the TPU.
+        master: Address of the TPU's master, where no name is given.
+
+    Raises:
+        UserError: The devices are not there.
+
+    Example:
+        >>> make_strategy('mirrored', cpu_replicas=2).num_replicas_in_sync
+        2
+    """
+    if cpu_replicas > 1:
+        split_cpu(cpu_replicas)
+    gpus = tf.config.list_logical_devices("GPU")
+    if use_tpu or name == "tpu":
+        return _tpu_strategy(tpu_name or master, tpu_zone, gcp_project)
+    if name == "multiworker" or (name == "auto" and _num_workers() > 1):
+        if _num_workers() == 0:
+            raise UserError(
+                "Expected the environment variable TF_CONFIG to describe the workers; received: "
+                "none. Set it for each worker, or pass --strategy=mirrored."
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
+    if name == "mirrored" or (name == "auto" and (len(gpus) > 1 or cpu_replicas > 1)):
+        return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus] or cpus)
+    return tf.distribute.get_strategy() if name == "auto" else _one_device(gpus)
+
+
+def split_cpu(replicas: int) -> None:
+    """Splits the CPU into logical devices.
+
+    Raises:
+        UserError: TensorFlow has used the CPU already, with another number of devices.
+    """
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
+        )
+    except RuntimeError as error:
+        found = len(tf.config.list_logical_devices("CPU"))
+        if found != replicas:
+            raise UserError(
+                f"Expected to split the CPU into {replicas} devices before its first use; it is in "
+                f"use with {found}. Start a new process."
+            ) from error
+
+
+def _one_device(gpus: list[tf.config.LogicalDevice]) -> tf.distribute.Strategy:
+    return tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else "/CPU:0")
+
+
+def _num_workers() -> int:
+    """Number of workers that TF_CONFIG names; 0 without it."""
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+    except ValueError as error:
+        raise UserError(
+            f"Expected TF_CONFIG to be JSON; received text that is not ({error}). Mend or unset it."
+        ) from error
+    return len(cluster.get("worker", [])) + len(cluster.get("chief", []))
+
+
+def _tpu_strategy(
+    address: str | None, zone: str | None, project: str | None
+) -> tf.distribute.Strategy:
+    try:
+        cluster = tf.distribute.cluster_resolver.TPUClusterResolver(
+            address or "", zone=zone, project=project
+        )
+        tf.config.experimental_connect_to_cluster(cluster)
+        tf.tpu.experimental.initialize_tpu_system(cluster)
+        return tf.distribute.TPUStrategy(cluster)
+    except Exception as error:  # the resolver raises whatever its client library does
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"Expected a TPU at {address or 'the default address'}; found none ({reason}). "
+            "Pass --tpu_name, or --use_tpu=False to use this machine."
+        ) from error

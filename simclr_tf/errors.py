@@ -1,0 +1,15 @@
+"""The one exception that a user's mistake raises."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; commands print it as one line and exit with code 2.
+
+    The message says what was expected, what was received and what to do, in one line.
+
+    Example:
+        >>> raise UserError('Expected image_size > 0; received: 0. Pass --image_size=32.')
+        Traceback (most recent call last):
+        simclr_tf.errors.UserError: Expected image_size > 0; received: 0. Pass --image_size=32.
+    """

@@ -1,0 +1,176 @@
+"""Evaluation that can be believed: the trained features beside untrained ones and raw pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+# Inverse strengths of regularisation among which a held-out fifth of the training set chooses.
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+NEIGHBOURS = 5
+
+
+def evaluate_model(model: Any, dataset: Any, steps: int | None = None) -> dict[str, float]:
+    """Evaluates a `SimCLR` or `Classifier`.
+
+    Args:
+        model: The model, compiled.
+        dataset: Batches of (images, labels) or images, as `evaluation_dataset` makes them.
+        steps: Batches to use; None: all.
+
+    Returns:
+        The release's names to values: `eval/label_top_1_accuracy`, `eval/label_top_5_accuracy`,
+        `eval/regularization_loss`; without labels `eval/contrast_loss`, `eval/contrast_acc`,
+        `eval/contrast_entropy`.
+    """
+    results = model.evaluate(dataset, steps=steps, verbose=0, return_dict=True)
+    wanted = ("label_top_1_accuracy", "label_top_5_accuracy", "regularization_loss")
+    if "label_top_1_accuracy" not in results:
+        wanted = ("contrast_loss", "contrast_acc", "contrast_entropy")
+    return {f"eval/{name}": float(np.mean(np.asarray(results[name]))) for name in wanted}
+
+
+def linear_probe(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    seed: int = 0,
+) -> float:
+    """Test accuracy of logistic regression on frozen features.
+
+    Features are standardised by the training set; the strength of the L2 penalty is chosen on a
+    fifth of the training set, never on the test set.
+
+    Args:
+        train_features: (N, d).
+        train_labels: (N,) class ids.
+        test_features: (M, d).
+        test_labels: (M,).
+        seed: Chooses the fifth.
+
+    Returns:
+        Accuracy in [0, 1].
+
+    Source: SimCLR section 4.2 and appendix B.8 (L-BFGS logistic regression).
+
+    Example:
+        >>> linear_probe(features, labels, test_features, test_labels)
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def fitted(strength: float, features: np.ndarray, labels: np.ndarray) -> Any:
+        probe = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
+        return make_pipeline(StandardScaler(), probe).fit(features, labels)
+
+    counts = np.unique(train_labels, return_counts=True)[1]
+    fit_x, held_x, fit_y, held_y = train_test_split(
+        train_features,
+        train_labels,
+        test_size=0.2,
+        random_state=seed,
+        stratify=train_labels if counts.min() >= 5 else None,
+    )
+    scores = [fitted(strength, fit_x, fit_y).score(held_x, held_y) for strength in STRENGTHS]
+    best = STRENGTHS[int(np.argmax(scores))]
+    return float(fitted(best, train_features, train_labels).score(test_features, test_labels))
+
+
+def nearest_neighbours(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    cosine: bool = True,
+) -> float:
+    """Test accuracy of a vote of the 5 nearest training images.
+
+    Args:
+        train_features: (N, d).
+        train_labels: (N,) class ids.
+        test_features: (M, d).
+        test_labels: (M,).
+        cosine: Cosine instead of Euclidean distance.
+
+    Returns:
+        Accuracy in [0, 1].
+
+    Example:
+        >>> nearest_neighbours(features, labels, test_features, test_labels)
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    count = min(NEIGHBOURS, len(train_features))
+    voters = KNeighborsClassifier(count, metric="cosine" if cosine else "euclidean")
+    return float(voters.fit(train_features, train_labels).score(test_features, test_labels))
+
+
+def compare_features(
+    train: Mapping[str, np.ndarray],
+    train_labels: np.ndarray,
+    test: Mapping[str, np.ndarray],
+    test_labels: np.ndarray,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Compares kinds of features by linear probe and nearest neighbours.
+
+    Args:
+        train: Name -> (N, ...) features of the training images; images are flattened.
+        train_labels: (N,) class ids.
+        test: Name -> (M, ...) features of the test images.
+        test_labels: (M,).
+        seed: Chooses the held-out fifth of the probe.
+
+    Returns:
+        Name -> {`logistic_regression`: accuracy, `5_nearest_neighbours`: accuracy}.
+    """
+    results = {}
+    for name, features in train.items():
+        is_image = features.ndim == 4
+        known, unknown = _as_vectors(features), _as_vectors(test[name])
+        results[name] = {
+            "logistic_regression": linear_probe(known, train_labels, unknown, test_labels, seed),
+            f"{NEIGHBOURS}_nearest_neighbours": nearest_neighbours(
+                known, train_labels, unknown, test_labels, cosine=not is_image
+            ),
+        }
+    return results
+
+
+def _as_vectors(features: np.ndarray) -> np.ndarray:
+    """Flattens; a grey image stored as three equal channels counts once."""
+    if features.ndim == 4 and features.shape[-1] == 3:
+        probe = features[: min(len(features), 256)]
+        if np.array_equal(probe[..., 0], probe[..., 1]) and np.array_equal(
+            probe[..., 0], probe[..., 2]
+        ):
+            features = features[..., :1]
+    return features.reshape(len(features), math.prod(features.shape[1:])).astype(np.float32)
+
+
+def comparison_table(
+    results: Mapping[str, Mapping[str, float]], online_name: str, online_accuracy: float
+) -> str:
+    """Returns the comparison as text, one row a kind of features.
+
+    Args:
+        results: What `compare_features` returned.
+        online_name: The row that the online linear head belongs to.
+        online_accuracy: The test accuracy of the online linear head.
+    """
+    width = max(len(name) for name in results) + 2
+    lines = [
+        f"{'test accuracy':<{width}}{'online linear head':>20}"
+        f"{'logistic regression':>21}{'5 nearest neighbours':>22}"
+    ]
+    for name, row in results.items():
+        online = f"{online_accuracy:.3f}" if name == online_name else "-"
+        first, second = row.values()
+        lines.append(f"{name:<{width}}{online:>20}{first:>21.3f}{second:>22.3f}")
+    return "\n".join(lines)

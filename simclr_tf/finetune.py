@@ -1,0 +1,140 @@
+"""Fine-tuning: a classifier on a pretrained encoder, whole or from a block on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from simclr_tf import steps
+from simclr_tf.compat import register, replica_logs, serialize
+from simclr_tf.encoders import wrap_encoder
+from simclr_tf.endpoints import freeze_until
+from simclr_tf.heads import ProjectionHead, linear_head
+from simclr_tf.losses import supervised_loss
+
+
+@register
+class Classifier(steps.StepModel):
+    """An encoder, some layers of its projection head, and a linear head, trained on labels.
+
+    Args:
+        encoder: A Keras model or layer, images (N, h, w, c) to features (N, d); usually the
+            `encoder` of a trained `SimCLR`.
+        num_classes: Number of classes.
+        projection_head: The pretrained head, or None to start from the features.
+        projection_selector: Layer of the projection head that the linear head reads: 0 the
+            features, 1 the first hidden layer (SimCLRv2's choice), -1 the last.
+        augment: A callable or layer from a batch of images to as many views; None: images are used
+            as they are.
+        fine_tune_after_block: -1 trains everything; k freezes the stem and the first k block
+            groups, so that 4 leaves a ResNet's head only. Frozen batch norm runs in inference mode
+            (as in the TF1 release and the papers; the TF2 release left it in training mode).
+        zero_init_logits_layer: Whether the linear head starts at zero.
+        weight_decay: L2 penalty; with LARS, which decays the rest itself, it covers the linear
+            head only.
+        seed: Seeds the augmentation of every step.
+        **kwargs: As for `keras.Model`.
+
+    Raises:
+        UserError: A setting out of range.
+
+    Source: SimCLR section 4.2 and appendix B.8; SimCLRv2 section 2 and figure 5.
+
+    Example:
+        >>> classifier = Classifier(simclr.encoder, num_classes=10, fine_tune_after_block=4)
+        >>> classifier.compile(keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True))
+        >>> classifier.fit(dataset_of_images_and_labels, epochs=10)
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model | keras.layers.Layer,
+        num_classes: int,
+        projection_head: ProjectionHead | None = None,
+        projection_selector: int = 0,
+        augment: Callable[..., tf.Tensor] | None = None,
+        fine_tune_after_block: int = -1,
+        zero_init_logits_layer: bool = False,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.encoder = wrap_encoder(encoder)
+        freeze_until(self.encoder, fine_tune_after_block)
+        self.projection_head = projection_head or ProjectionHead(mode="none")
+        if not self.projection_head.built:
+            self.projection_head.build(self.encoder.output_shape)
+        self.num_classes = num_classes
+        self.projection_selector = projection_selector
+        self.fine_tune_after_block = fine_tune_after_block
+        self.zero_init_logits_layer = zero_init_logits_layer
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.augment = augment
+        self.supervised_head = linear_head(num_classes)
+        width = self.encoder.output_shape[-1]
+        width = self.projection_head.selected_width(width, projection_selector)
+        self.supervised_head.build((None, width))
+        if zero_init_logits_layer:
+            self.reset_head()
+        names = ("supervised_loss", "supervised_acc", "weight_decay", "total_loss")
+        self._finish(augment, names, evaluates=True)
+
+    def reset_head(self) -> None:
+        """Sets the linear head to zero."""
+        for variable in (self.supervised_head.kernel, self.supervised_head.bias):
+            variable.assign(tf.zeros(variable.shape, variable.dtype))
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Returns logits, (N, num_classes), of images (N, height, width, channels)."""
+        features = self.encoder(steps.as_float(inputs), training=training)
+        hidden = self.projection_head.hidden_layers(features, training=training)
+        return self.supervised_head(hidden[self.projection_selector])
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One supervised step on this replica's share of the batch."""
+        images, labels = steps.unpack(data)
+        labels = steps.check_labels(labels, self.num_classes)
+        learning_rate = steps.current_learning_rate(self.optimizer)
+        if self._make_views is not None:
+            seed = steps.step_seed(self.seed, self.optimizer.iterations)
+            images = self._make_views(images, seed, copies=1)
+        with tf.GradientTape() as tape:
+            logits = self(images, training=True)
+            loss = supervised_loss(labels, logits)
+            decay = steps.decay_loss(self._decayed, self.weight_decay)
+            scaled = steps.loss_to_minimize(self, loss + decay)
+        steps.minimize(self, tape, scaled, self.trainable_variables)
+        results = {
+            "supervised_loss": loss,
+            "supervised_acc": steps.accuracy(labels, logits),
+            "weight_decay": decay,
+            "total_loss": loss + decay,
+        }
+        return replica_logs({**self._update(results), "learning_rate": learning_rate})
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Accuracy on images and labels."""
+        images, labels = steps.unpack(data)
+        labels = steps.check_labels(labels, self.num_classes)
+        logits = self(images, training=False)
+        decay = steps.decay_loss(self._decayed, self.weight_decay)
+        return replica_logs(steps.update_evaluation(self._eval_metrics, labels, logits, decay))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "encoder": serialize(self.encoder),
+            "num_classes": self.num_classes,
+            "projection_head": serialize(self.projection_head),
+            "projection_selector": self.projection_selector,
+            "augment": steps.serialize_augment(self.augment),
+            "fine_tune_after_block": self.fine_tune_after_block,
+            "zero_init_logits_layer": self.zero_init_logits_layer,
+            "weight_decay": self.weight_decay,
+            "seed": self.seed,
+            "name": self.name,
+        }

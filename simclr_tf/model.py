@@ -1,0 +1,189 @@
+"""SimCLR as a Keras model: two views, an encoder, a projection head, the contrastive loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from simclr_tf import steps
+from simclr_tf.compat import register, replica_logs, serialize
+from simclr_tf.encoders import wrap_encoder
+from simclr_tf.errors import UserError
+from simclr_tf.heads import ProjectionHead, linear_head
+from simclr_tf.losses import nt_xent, supervised_loss
+
+
+@register
+class SimCLR(steps.StepModel):
+    """Contrastive pretraining of an encoder, with an online linear evaluation beside it.
+
+    Per step: two views of every image, encoder, projection head, NT-Xent over the views of all
+    replicas. Behind a stop-gradient, a linear head learns the labels where there are any.
+
+    `fit` takes a `tf.data.Dataset` of `images` or `(images, labels)`: images uint8 or float32 in
+    [0, 1], of shape (N, height, width, channels) (any arrays that encoder and augmentation take);
+    labels class ids (N,). Views that are made already come as `((view1, view2), labels)`.
+
+    Args:
+        encoder: A Keras model or layer, images (N, h, w, c) to features (N, d); outputs of rank 4
+            are averaged over space.
+        projection_head: g(.), or None for a three-layer one of 128 dimensions (SimCLRv2).
+        augment: A callable or layer from a batch of images to as many views. It is called once,
+            with every image twice; it gets `seed` (int32, shape (2,)) and `training=True` if its
+            signature takes them. None: the data set delivers views.
+        temperature: tau of NT-Xent, above 0.
+        hidden_norm: Whether z is scaled to length 1.
+        num_classes: Classes of the linear head; None for no linear head.
+        weight_decay: L2 penalty. With LARS, which decays the rest itself, it covers the linear head
+            only; give both the same value.
+        projection_selector: Layer of the projection head that the linear head reads (0: features).
+        seed: Seeds the views of every step.
+        **kwargs: As for `keras.Model`.
+
+    Raises:
+        UserError: A setting out of range, or data that does not fit the model.
+
+    Source: SimCLR (arXiv:2002.05709) algorithm 1; SimCLRv2 (arXiv:2006.10029) section 2.
+
+    Example:
+        >>> model = SimCLR(ResNet(18, cifar_stem=True), augment=SimCLRAugment(32), num_classes=10)
+        >>> model.compile(optimizer=LARS(0.3, weight_decay=1e-6))
+        >>> model.fit(dataset_of_images_and_labels, epochs=100)
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model | keras.layers.Layer,
+        projection_head: ProjectionHead | None = None,
+        augment: Callable[..., tf.Tensor] | None = None,
+        temperature: float = 0.1,
+        hidden_norm: bool = True,
+        num_classes: int | None = None,
+        weight_decay: float = 0.0,
+        projection_selector: int = 0,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not temperature > 0:
+            raise UserError(f"Expected temperature > 0; received: {temperature}.")
+        self.encoder = wrap_encoder(encoder)
+        self.projection_head = projection_head or ProjectionHead()
+        if not self.projection_head.built:
+            self.projection_head.build(self.encoder.output_shape)
+        self.temperature = temperature
+        self.hidden_norm = hidden_norm
+        self.num_classes = num_classes
+        self.weight_decay = weight_decay
+        self.projection_selector = projection_selector
+        self.seed = seed
+        self.augment = augment
+        self.supervised_head = None
+        if num_classes is not None:
+            self.supervised_head = linear_head(num_classes)
+            width = self.encoder.output_shape[-1]
+            width = self.projection_head.selected_width(width, projection_selector)
+            self.supervised_head.build((None, width))
+        names = ["contrast_loss", "contrast_acc", "contrast_entropy", "weight_decay", "total_loss"]
+        if num_classes is not None:
+            names += ["supervised_loss", "supervised_acc"]
+        self._finish(augment, names, evaluates=num_classes is not None)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Returns features h, (N, d), of images (N, height, width, channels)."""
+        return self.encoder(steps.as_float(inputs), training=training)
+
+    def views(self, inputs: Any, seed: tf.Tensor) -> tf.Tensor:
+        """Returns both views of every image.
+
+        Args:
+            inputs: A batch of images, or the tuple (view1, view2).
+            seed: int32, shape (2,).
+
+        Returns:
+            Float32 (2N, h, w, c) in [0, 1]: N first views, then N second views.
+        """
+        if isinstance(inputs, (tuple, list)):
+            return tf.concat([steps.as_float(view) for view in inputs], 0)
+        if self._make_views is None:
+            raise UserError(
+                "Expected (view1, view2) as the images, since the model has no augmentation; "
+                "received: one array. Pass augment=SimCLRAugment(...)."
+            )
+        return self._make_views(inputs, seed, copies=2)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One step of algorithm 1 on this replica's share of the batch."""
+        inputs, labels = steps.unpack(data)
+        learning_rate = steps.current_learning_rate(self.optimizer)
+        views = self.views(inputs, steps.step_seed(self.seed, self.optimizer.iterations))
+        if self.supervised_head is not None:
+            labels = self._labels(labels)
+        results: dict[str, tf.Tensor] = {}
+        with tf.GradientTape() as tape:
+            contrast, hidden = self._contrast(views, training=True)
+            results["contrast_loss"] = contrast.loss
+            results["contrast_acc"] = contrast.accuracy
+            results["contrast_entropy"] = contrast.entropy
+            loss = contrast.loss
+            if self.supervised_head is not None:
+                features = tf.stop_gradient(hidden[self.projection_selector])
+                logits = self.supervised_head(features)
+                both = tf.concat([labels, labels], 0)
+                results["supervised_loss"] = supervised_loss(both, logits)
+                results["supervised_acc"] = steps.accuracy(both, logits)
+                loss += results["supervised_loss"]
+            results["weight_decay"] = steps.decay_loss(self._decayed, self.weight_decay)
+            results["total_loss"] = loss = loss + results["weight_decay"]
+            scaled = steps.loss_to_minimize(self, loss)
+        steps.minimize(self, tape, scaled, self.trainable_variables)
+        return replica_logs({**self._update(results), "learning_rate": learning_rate})
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Accuracy of the linear head; without head or labels, the contrastive metrics."""
+        inputs, labels = steps.unpack(data)
+        if self.supervised_head is not None and labels is not None:
+            hidden = self.projection_head.hidden_layers(self(inputs, training=False))
+            logits = self.supervised_head(hidden[self.projection_selector])
+            decay = steps.decay_loss(self._decayed, self.weight_decay)
+            return replica_logs(
+                steps.update_evaluation(self._eval_metrics, self._labels(labels), logits, decay)
+            )
+        views = self.views(inputs, steps.step_seed(self.seed, 0))
+        contrast, _ = self._contrast(views, training=False)
+        results = {
+            "contrast_loss": contrast.loss,
+            "contrast_acc": contrast.accuracy,
+            "contrast_entropy": contrast.entropy,
+        }
+        return replica_logs(self._update(results))
+
+    def _contrast(self, views: tf.Tensor, training: bool) -> tuple[Any, list[tf.Tensor]]:
+        features = self.encoder(views, training=training)
+        hidden = self.projection_head.hidden_layers(features, training=training)
+        return nt_xent(hidden[-1], self.temperature, self.hidden_norm), hidden
+
+    def _labels(self, labels: tf.Tensor | None) -> tf.Tensor:
+        if labels is None:
+            raise UserError(
+                f"Expected (images, labels), for a linear head of {self.num_classes} classes; "
+                "received: images alone. Pass labels, or num_classes=None."
+            )
+        return steps.check_labels(labels, self.num_classes)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "encoder": serialize(self.encoder),
+            "projection_head": serialize(self.projection_head),
+            "augment": steps.serialize_augment(self.augment),
+            "temperature": self.temperature,
+            "hidden_norm": self.hidden_norm,
+            "num_classes": self.num_classes,
+            "weight_decay": self.weight_decay,
+            "projection_selector": self.projection_selector,
+            "seed": self.seed,
+            "name": self.name,
+        }

@@ -1,0 +1,278 @@
+"""What the training steps of pretraining and of fine-tuning share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+from tensorflow import keras
+
+from simclr_tf.compat import (
+    deserialize,
+    num_replicas,
+    scaled_loss,
+    serialize,
+    unscaled_gradients,
+)
+from simclr_tf.errors import UserError
+from simclr_tf.losses import supervised_loss
+from simclr_tf.optimizers import LARS, excluded_variables
+
+Images = Any  # a tensor, or {'image': ..., 'size': ...} from `simclr_tf.data`
+
+
+def as_float(images: tf.Tensor) -> tf.Tensor:
+    """Returns float32 images: uint8 is divided by 255, floats are taken to be in [0, 1]."""
+    images = tf.convert_to_tensor(images)
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32) / 255.0
+    return tf.cast(images, tf.float32)
+
+
+def step_seed(seed: int, step: Any) -> tf.Tensor:
+    """Returns the int32 seed of shape (2,) that belongs to one step and one replica."""
+    # cast: Keras 3 counts steps in int32, Keras 2 in int64
+    pair = tf.stack([tf.constant(seed, tf.int32), tf.cast(tf.convert_to_tensor(step), tf.int32)])
+    context = tf.distribute.get_replica_context()
+    replica = 0 if context is None else context.replica_id_in_sync_group
+    return tf.random.experimental.stateless_fold_in(pair, tf.cast(replica, tf.int32))
+
+
+class ViewMaker:
+    """Calls any augmentation, passing `seed` and `training` where its signature takes them.
+
+    Args:
+        augment: A callable or Keras layer from a batch of images to a batch of as many views.
+    """
+
+    def __init__(self, augment: Callable[..., tf.Tensor]) -> None:
+        target = augment.call if isinstance(augment, keras.layers.Layer) else augment
+        try:
+            parameters = set(inspect.signature(target).parameters)
+        except (TypeError, ValueError):  # some built-in callables do not tell
+            parameters = set()
+        self.augment = augment
+        self.takes_seed = "seed" in parameters
+        self.takes_training = "training" in parameters
+
+    def __call__(self, images: Images, seed: tf.Tensor, copies: int) -> tf.Tensor:
+        """Returns `copies` views of every image: (copies * N, h, w, channels), copy after copy."""
+        if not getattr(self.augment, "takes_source_images", False):
+            # Only ours knows canvases and raw bytes; others get float images in [0, 1].
+            images = as_float(images["image"] if isinstance(images, dict) else images)
+        if copies > 1:
+            images = tf.nest.map_structure(lambda x: tf.concat([x] * copies, 0), images)
+        arguments: dict[str, Any] = {"seed": seed} if self.takes_seed else {}
+        if self.takes_training:
+            arguments["training"] = True
+        return self.augment(images, **arguments)
+
+
+class StepModel(keras.Model):
+    """A Keras model with its own steps, built whole in `__init__`: what both models share.
+
+    Subclasses set `supervised_head`, then call `_finish(...)` as the last line of `__init__`.
+    """
+
+    supervised_head: Any
+
+    def _finish(
+        self,
+        augment: Callable[..., tf.Tensor] | None,
+        metric_names: Sequence[str],
+        evaluates: bool,
+    ) -> None:
+        """Makes augmentation and metrics, untracked: they are no weights of the model."""
+        view_maker = ViewMaker(augment) if augment is not None else None
+        self._set_untracked("_make_views", view_maker)
+        self._set_untracked("_decayed", [])
+        means = {name: keras.metrics.Mean(name=name) for name in metric_names}
+        self._set_untracked("_train_metrics", means)
+        self._set_untracked("_eval_metrics", evaluation_metrics() if evaluates else {})
+        # Every part is built: a call would add nothing, and would ask for images.
+        self.built = True
+
+    def _set_untracked(self, name: str, value: Any) -> None:
+        # Keras neither wraps it, nor counts it among the weights, nor saves it.
+        object.__setattr__(self, name, value)
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [*self._train_metrics.values(), *self._eval_metrics.values()]
+
+    def compile(self, optimizer: Any = "rmsprop", jit_compile: bool = False, **kwargs: Any) -> None:
+        """Sets the optimizer, and what weight decay covers; see `keras.Model.compile`.
+
+        Args:
+            optimizer: A Keras optimizer or its name.
+            jit_compile: Whether the whole step, augmentation included, is compiled by XLA; for one
+                replica.
+            **kwargs: As for `keras.Model.compile`; the loss is the model's own.
+        """
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        decayed = set_up_decay(self.optimizer, self, self.supervised_head)
+        self._set_untracked("_decayed", decayed)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model (Keras leaves it out where `compile` is overridden)."""
+        self.compile(**deserialize(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def predict_step(self, data: Any) -> tf.Tensor:
+        """Outputs for the images, whether or not labels come with them."""
+        return self(unpack(data)[0], training=False)
+
+    def _update(self, results: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Adds results to the running means; returns the means."""
+        for name, value in results.items():
+            self._train_metrics[name].update_state(value)
+        return {name: self._train_metrics[name].result() for name in results}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> StepModel:
+        return cls(**deserialize_parts(config, custom_objects))
+
+
+def unpack(data: Any) -> tuple[Any, tf.Tensor | None]:
+    """Returns (images, labels or None) of what `fit` hands to a step.
+
+    `(view1, view2)` alone would read as (images, labels): views come as `((view1, view2),)` or
+    `((view1, view2), labels)`.
+    """
+    if not isinstance(data, (tuple, list)):
+        return data, None
+    if len(data) == 1:
+        return data[0], None
+    if len(data) == 2:
+        return data[0], data[1]
+    raise UserError(
+        f"Expected batches of images or (images, labels); received: a tuple of {len(data)}. "
+        "Sample weights are not supported: filter the data set instead."
+    )
+
+
+def check_labels(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """Returns class ids (N,), asserted to be in [0, num_classes) (one-hot rows are converted)."""
+    labels = tf.convert_to_tensor(labels)
+    if labels.shape.rank == 2 and labels.shape[-1] == num_classes:
+        labels = tf.argmax(labels, -1)
+    labels = tf.cast(tf.reshape(labels, [-1]), tf.int32)
+    inside = tf.logical_and(labels >= 0, labels < num_classes)
+    message = (
+        f"Expected labels in [0, {num_classes}), the classes of the linear head; received others. "
+        "Pass the right num_classes or mend the labels."
+    )
+    check = tf.debugging.Assert(tf.reduce_all(inside), [message, labels])
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(labels)
+
+
+def set_up_decay(
+    optimizer: Any, model: keras.Model, supervised_head: keras.layers.Layer | None
+) -> list[Any]:
+    """Splits weight decay between optimizer and loss, as the release does.
+
+    LARS decays everything but batch norm, biases and the supervised head; the head's kernel is
+    decayed through the loss. Other optimizers leave all of it to the loss: every trainable variable
+    but batch norm's.
+
+    Returns:
+        The variables whose squares enter the loss.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(inner, LARS):
+        inner.exclude(excluded_variables(model, supervised_head=supervised_head))
+        return [supervised_head.kernel] if supervised_head is not None else []
+    batch_norm = {
+        id(variable)
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+        for variable in layer.weights
+    }
+    return [v for v in model.trainable_variables if id(v) not in batch_norm]
+
+
+def decay_loss(variables: Sequence[Any], weight_decay: float) -> tf.Tensor:
+    """Returns weight_decay * sum of squares / 2, a float32 scalar."""
+    if not variables or not weight_decay:
+        return tf.constant(0.0)
+    squares = [tf.nn.l2_loss(tf.cast(tf.convert_to_tensor(v), tf.float32)) for v in variables]
+    return weight_decay * tf.add_n(squares)
+
+
+def minimize(
+    model: keras.Model, tape: tf.GradientTape, scaled: tf.Tensor, variables: Sequence[Any]
+) -> None:
+    """Applies the gradient of a loss that `loss_to_minimize` made."""
+    gradients = tape.gradient(scaled, variables)
+    gradients = unscaled_gradients(model.optimizer, gradients)
+    pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+    model.optimizer.apply_gradients(pairs)
+
+
+def loss_to_minimize(model: keras.Model, loss: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's share of the mean loss (optimizers add gradients over replicas)."""
+    return scaled_loss(model.optimizer, loss / num_replicas())
+
+
+def current_learning_rate(optimizer: Any) -> tf.Tensor:
+    """Returns the rate of the step that is being taken, a float32 scalar."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = getattr(inner, "_learning_rate", inner.learning_rate)
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(tf.convert_to_tensor(inner.iterations))
+    return tf.cast(tf.convert_to_tensor(rate), tf.float32)
+
+
+def accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the share of rows whose largest logit is the label's, a float32 scalar."""
+    hits = tf.argmax(logits, -1, output_type=tf.int32) == tf.cast(labels, tf.int32)
+    return tf.reduce_mean(tf.cast(hits, tf.float32))
+
+
+def evaluation_metrics() -> dict[str, Any]:
+    """Returns the metrics of an evaluation, under the release's names."""
+    return {
+        "label_top_1_accuracy": keras.metrics.SparseCategoricalAccuracy("label_top_1_accuracy"),
+        "label_top_5_accuracy": keras.metrics.SparseTopKCategoricalAccuracy(
+            5, "label_top_5_accuracy"
+        ),
+        "regularization_loss": keras.metrics.Mean("regularization_loss"),
+        "eval_supervised_loss": keras.metrics.Mean("eval_supervised_loss"),
+    }
+
+
+def update_evaluation(
+    metrics: dict[str, Any], labels: tf.Tensor, logits: tf.Tensor, decay: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Adds one batch of labels (N,) and logits (N, classes); returns the results so far."""
+    metrics["label_top_1_accuracy"].update_state(labels, logits)
+    metrics["label_top_5_accuracy"].update_state(labels, logits)
+    metrics["regularization_loss"].update_state(decay)
+    metrics["eval_supervised_loss"].update_state(supervised_loss(labels, logits, per_example=True))
+    results = {name: metric.result() for name, metric in metrics.items()}
+    results["supervised_loss"] = results.pop("eval_supervised_loss")
+    return results
+
+
+def serialize_augment(augment: Any) -> Any:
+    """Returns an augmentation's config; None, with a warning, for one that can't be saved."""
+    if augment is None:
+        return None
+    try:
+        return serialize(augment)
+    except Exception as error:  # whatever a user's object raises: saving weights must go on
+        logging.warning("The augmentation is not saved: %s", error)
+        return None
+
+
+def deserialize_parts(config: dict[str, Any], custom_objects: Any = None) -> dict[str, Any]:
+    """Returns a model's config with encoder, projection head and augmentation as objects."""
+    config = dict(config)
+    for part in ("encoder", "projection_head", "augment"):
+        if config.get(part) is not None:
+            config[part] = deserialize(config[part], custom_objects=custom_objects)
+    return config

@@ -1,0 +1,516 @@
+"""One run, from settings to results: the one place that puts the parts together."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from simclr_tf import evaluate, report, run_folder
+from simclr_tf.augment import SimCLRAugment, host_views
+from simclr_tf.callbacks import Checkpoints, Progress, Summaries
+from simclr_tf.checkpoints import CheckpointStore, LoadReport, load_weights, read_step
+from simclr_tf.config import Config
+from simclr_tf.data import evaluation_dataset, training_dataset
+from simclr_tf.datasets import ImageSource, open_source
+from simclr_tf.devices import make_strategy
+from simclr_tf.encoders import make_encoder
+from simclr_tf.errors import UserError
+from simclr_tf.finetune import Classifier
+from simclr_tf.heads import ProjectionHead
+from simclr_tf.model import SimCLR
+from simclr_tf.optimizers import make_optimizer
+from simclr_tf.schedules import WarmUpCosine, get_train_steps
+
+ExportFunction = Callable[..., Any]
+
+# Comparing with raw pixels and an untrained encoder is quick up to about this many images.
+BASELINE_IMAGES = 10_000
+PICTURED_IMAGES = 8
+# Which images of a folder are held out does not follow --seed: fine-tuning with another seed than
+# pretraining must not be evaluated on images that were trained on.
+HELD_OUT_SEED = 0
+EVALUATION_POLL_SECONDS = 15  # the release's
+
+
+def train_and_evaluate(config: Config, export_fn: ExportFunction) -> dict[str, float]:
+    """Does what `config.mode` says: train, evaluate new checkpoints, or train and then evaluate.
+
+    Args:
+        config: The settings; `model_dir` and `dataset` must be set.
+        export_fn: Called as `export_fn(model, path, overwrite=True)` after an evaluation.
+
+    Returns:
+        The last evaluation's results, by the release's names; empty for `mode=train`.
+
+    Raises:
+        UserError: A setting, the data, a checkpoint or the folder does not fit.
+
+    Example:
+        >>> config = Config(dataset='mnist_5k', eval_split='test', image_size=28, model_dir='a')
+        >>> train_and_evaluate(config, tf_hub_export.export_saved_model)
+    """
+    config.validate()
+    if config.model_dir is None or config.dataset is None:
+        raise UserError("Expected model_dir and dataset; received: None. Name both.")
+    return Run(config, export_fn).execute()
+
+
+class Run:
+    """The parts of one run; see `train_and_evaluate`."""
+
+    def __init__(self, config: Config, export_fn: ExportFunction) -> None:
+        self.config = config
+        self.export_fn = export_fn
+        self.model_dir = str(config.model_dir)
+        if config.mode == "eval" and not os.path.isdir(self.model_dir):
+            raise UserError(
+                f"Expected the model_dir of a run to evaluate; {self.model_dir} does not exist. "
+                "Train first, or name another --model_dir."
+            )
+        self.announcements = run_folder.open_folder(config)
+        self.strategy = make_strategy(
+            config.strategy,
+            cpu_replicas=config.cpu_replicas,
+            use_tpu=config.use_tpu,
+            tpu_name=config.tpu_name,
+            tpu_zone=config.tpu_zone,
+            gcp_project=config.gcp_project,
+            master=config.master,
+        )
+        keras.utils.set_random_seed(config.seed)
+        policy = "float32" if config.mixed_precision == "none" else config.mixed_precision
+        policy = policy if policy == "float32" else f"mixed_{policy}"
+        keras.mixed_precision.set_global_policy(policy)
+        self.train_source = self._open(config.train_split)
+        self.eval_source = None if config.mode == "train" else self._open(config.eval_split)
+        self._check_data()
+        self.train_steps = get_train_steps(
+            self.train_source.num_examples,
+            config.train_epochs,
+            config.train_batch_size,
+            config.train_steps,
+        )
+        with self.strategy.scope():
+            self.model = self._make_model()
+
+    # Building.
+
+    def _open(self, split: str) -> ImageSource:
+        config = self.config
+        return open_source(
+            str(config.dataset),
+            split,
+            data_dir=config.data_dir,
+            eval_fraction=config.eval_fraction,
+            seed=HELD_OUT_SEED,
+            on_bad_image=config.on_bad_image,
+        )
+
+    def _check_data(self) -> None:
+        config, source = self.config, self.train_source
+        if config.train_mode == "finetune" and source.num_classes is None:
+            raise UserError(
+                f"Expected a labelled data set for fine-tuning; {source.name} has no labels. "
+                "Sort the images into one folder per class, or pretrain."
+            )
+        replicas = self.strategy.num_replicas_in_sync
+        for name in ("train_batch_size", "eval_batch_size"):
+            if getattr(config, name) % replicas:
+                raise UserError(
+                    f"Expected {name} to be a multiple of the {replicas} replicas; received: "
+                    f"{getattr(config, name)}. Pass --{name}={replicas * max(1, 256 // replicas)}."
+                )
+        other = self.eval_source
+        if other is not None and source.num_classes and other.num_classes != source.num_classes:
+            raise UserError(
+                f"Expected as many classes in {config.eval_split} as in {config.train_split}; "
+                f"received: {other.num_classes} and {source.num_classes}. Mend the data set."
+            )
+
+    def _make_encoder(self, weights: str | None = None) -> keras.Model:
+        config = self.config
+        return make_encoder(
+            config.encoder,
+            image_size=config.image_size,
+            weights=weights,
+            resnet_depth=config.resnet_depth,
+            width_multiplier=config.width_multiplier,
+            sk_ratio=config.sk_ratio,
+            se_ratio=config.se_ratio,
+            batch_norm_decay=config.batch_norm_decay,
+            global_bn=config.global_bn,
+        )
+
+    def _view_options(self) -> dict[str, Any]:
+        config = self.config
+        names = config.augmentations
+        if config.train_mode == "finetune":
+            # the release fine-tunes with crop and flip alone
+            names = ",".join(name for name in names.split(",") if name.strip() in ("crop", "flip"))
+        return {
+            "image_size": config.image_size,
+            "color_jitter_strength": config.color_jitter_strength,
+            "use_blur": config.use_blur,
+            "brightness": config.brightness,
+            "augmentations": names,
+            "crop_area": (config.crop_area_min, 1.0),
+        }
+
+    def _make_model(self) -> SimCLR | Classifier:
+        config = self.config
+        encoder = self._make_encoder(config.encoder_weights)
+        projection_head = ProjectionHead(
+            mode=config.proj_head_mode,
+            out_dim=config.proj_out_dim,
+            num_layers=config.num_proj_layers,
+            batch_norm_momentum=config.batch_norm_decay,
+            synchronized=config.global_bn,
+        )
+        augment = None
+        if config.augment_on == "device":
+            augment = SimCLRAugment(seed=config.seed, **self._view_options())
+        num_classes = self.train_source.num_classes
+        if config.train_mode == "finetune":
+            model: SimCLR | Classifier = Classifier(
+                encoder,
+                num_classes=int(num_classes),
+                projection_head=projection_head,
+                projection_selector=config.ft_proj_selector,
+                augment=augment,
+                fine_tune_after_block=config.fine_tune_after_block,
+                weight_decay=config.weight_decay,
+                seed=config.seed,
+            )
+        else:
+            model = SimCLR(
+                encoder,
+                projection_head=projection_head,
+                augment=augment,
+                temperature=config.temperature,
+                hidden_norm=config.hidden_norm,
+                num_classes=num_classes if config.lineareval_while_pretraining else None,
+                weight_decay=config.weight_decay,
+                projection_selector=config.ft_proj_selector,
+                seed=config.seed,
+            )
+        schedule = WarmUpCosine(
+            config.learning_rate,
+            batch_size=config.train_batch_size,
+            num_examples=self.train_source.num_examples,
+            train_steps=self.train_steps,
+            warmup_epochs=config.warmup_epochs,
+            scaling=config.learning_rate_scaling,
+        )
+        optimizer = make_optimizer(
+            config.optimizer, schedule, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        if config.mixed_precision == "float16":
+            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+        model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
+        # Slots exist before a checkpoint is restored into them.
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    # Running.
+
+    def execute(self) -> dict[str, float]:
+        for line in self.announcements:
+            _say(line)
+        if self.config.mode == "eval":
+            return self._follow()
+        self._train()
+        if self.config.mode == "train":
+            return {}
+        results = self._evaluate(self.train_steps)
+        self._compare(results)
+        return results
+
+    def _train(self) -> None:
+        config = self.config
+        store = CheckpointStore(
+            self.model, self.model.optimizer, self.model_dir, config.keep_checkpoint_max
+        )
+        first_step = self._start(store)
+        run_folder.write_json(os.path.join(self.model_dir, run_folder.FLAGS_FILE), config.to_dict())
+        if first_step >= self.train_steps:
+            _say(f"Already trained to step {first_step} of {self.train_steps}.")
+            return
+        source = self.train_source
+        classes = f"{source.num_classes} classes" if source.num_classes else "no labels"
+        _say(
+            f"Training on {source.num_examples} images of {source.name} ({classes}), "
+            f"step {first_step} to {self.train_steps}, {config.train_batch_size} images a step, "
+            f"{self.strategy.num_replicas_in_sync} replica(s)."
+        )
+        epoch_steps = max(1, round(source.num_examples / config.train_batch_size))
+        checkpoint_steps = config.checkpoint_steps or config.checkpoint_epochs * epoch_steps
+        summary_steps = config.train_summary_steps or checkpoint_steps
+
+        def due(every: int) -> Callable[[int], bool]:
+            return lambda step: step == self.train_steps or (every > 0 and step % every == 0)
+
+        pictured = self._save_views(first_step)
+        callbacks = [
+            Progress(first_step, self.train_steps, config.train_batch_size),
+            Summaries(first_step, self.model_dir, due(summary_steps), pictured),
+            Checkpoints(first_step, store, due(checkpoint_steps)),
+        ]
+        with _data_errors(source):
+            self.model.fit(
+                self._training_data(first_step),
+                epochs=1,
+                steps_per_epoch=self.train_steps - first_step,
+                callbacks=callbacks,
+                verbose=0,
+            )
+        for path, reason in source.bad_images[:1]:
+            _say(f"Skipped {len(source.bad_images)} unreadable image(s), as {path}: {reason}.")
+
+    def _start(self, store: CheckpointStore) -> int:
+        """Resumes, warm-starts or starts afresh; returns the steps taken before."""
+        config = self.config
+        if store.latest is not None:
+            step = store.restore()
+            _say(f"Resuming from {store.latest} at step {step}.")
+            return step
+        if config.checkpoint:
+            report_ = load_weights(self.model, config.checkpoint, config.variable_schema)
+            self._check_report(report_)
+            _say(f"Starting from {config.checkpoint}: {report_.describe()}")
+        if config.train_mode == "finetune" and config.zero_init_logits_layer:
+            self.model.reset_head()
+        return 0
+
+    def _check_report(self, report_: LoadReport) -> None:
+        """Refuses a checkpoint that leaves part of what matters at its random start."""
+        config = self.config
+        partial = not report_.encoder_fits()
+        if config.train_mode == "finetune" and config.ft_proj_selector > 0:
+            needed = [
+                f"_projection_head/linear_layers/{i}/" for i in range(config.ft_proj_selector)
+            ]
+            absent = [*report_.missing, *report_.mismatched]
+            partial = partial or any(path.startswith(tuple(needed)) for path in absent)
+        if partial:
+            raise UserError(
+                f"Expected a checkpoint of the same architecture in {config.checkpoint}; "
+                f"{report_.describe()} Set resnet_depth, width_multiplier, sk_ratio, se_ratio, "
+                "image_size (its stem), encoder and projection head to those it was trained with."
+            )
+
+    def _training_data(self, first_step: int) -> Any:
+        config = self.config
+
+        def dataset(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
+            return training_dataset(
+                self.train_source,
+                batch_size=config.train_batch_size,
+                image_size=config.image_size,
+                seed=config.seed,
+                start_example=first_step * config.train_batch_size,
+                cache=config.cache_dataset,
+                host_transform=self._host_transform(),
+                input_context=context,
+            )
+
+        if self.strategy.num_replicas_in_sync == 1:
+            return dataset()
+        return self.strategy.distribute_datasets_from_function(dataset)
+
+    def _host_transform(self) -> Callable[..., Any] | None:
+        if self.config.augment_on == "device":
+            return None
+        options = self._view_options()
+        if self.config.train_mode == "finetune":
+            return lambda image, seed: host_views(image, seed, num_views=1, **options)[0]
+        return lambda image, seed: host_views(image, seed, num_views=2, **options)
+
+    def _save_views(self, first_step: int) -> Callable[[int], np.ndarray | None] | None:
+        """Writes `views.png`; returns the function that pictures the views of later steps."""
+        if self.config.train_mode != "pretrain":
+            return None
+        with _data_errors(self.train_source):
+            batch = next(iter(self._pictured_data()))
+        inputs = batch[0] if isinstance(batch, tuple) else batch
+        inputs = tf.nest.map_structure(lambda x: x[:PICTURED_IMAGES], inputs)
+
+        def views(step: int) -> np.ndarray:
+            seed = tf.constant([self.config.seed, step], tf.int32)
+            return self.model.views(inputs, seed).numpy()
+
+        if isinstance(inputs, tuple):  # made by the host: the sources are gone
+            originals = inputs[0].numpy()
+        else:
+            originals = (inputs["image"] if isinstance(inputs, dict) else inputs).numpy()
+        path = os.path.join(self.model_dir, "views.png")
+        drawn = views(first_step)
+        report.save_views(path, originals, drawn)
+        _say(f"Wrote {path}: look at what the model is asked to recognise.")
+
+        def picture(step: int) -> np.ndarray:
+            drawn = views(step)
+            half = len(drawn) // 2
+            return report.view_grid([drawn[:half], drawn[half:]])
+
+        return picture
+
+    def _pictured_data(self) -> tf.data.Dataset:
+        batch_size = min(PICTURED_IMAGES, self.train_source.num_examples)
+        return training_dataset(
+            self.train_source,
+            batch_size=batch_size,
+            image_size=self.config.image_size,
+            seed=self.config.seed,
+            host_transform=self._host_transform(),
+        ).take(1)
+
+    # Evaluating.
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Evaluates the model as it is, writes the results and an export."""
+        config = self.config
+        assert self.eval_source is not None
+        batches = math.ceil(self.eval_source.num_examples / config.eval_batch_size)
+        limit = min(config.eval_steps, batches) if config.eval_steps else None
+        if self.model.supervised_head is None or self.eval_source.num_classes is None:
+            _say(
+                "No accuracy: it needs labels and a linear head "
+                "(lineareval_while_pretraining); reporting the contrastive task instead."
+            )
+        with _data_errors(self.eval_source):
+            results = evaluate.evaluate_model(self.model, self._evaluation_data(), limit)
+        name = f"eval_{config.eval_name}" if config.eval_name else ""
+        writer = tf.summary.create_file_writer(os.path.join(self.model_dir, name))
+        with writer.as_default():
+            for tag, value in results.items():
+                tf.summary.scalar(tag, value, step)
+        writer.close()
+        run_folder.write_results(self.model_dir, results, step)
+        exports = os.path.join(self.model_dir, "saved_model")
+        path = os.path.join(exports, str(step))
+        self.export_fn(self.model, path, overwrite=True)
+        run_folder.prune_exports(exports, config.keep_hub_module_max)
+        listed = ", ".join(f"{tag} {value:.4f}" for tag, value in results.items())
+        _say(f"Step {step}: {listed}.")
+        _say(f"Wrote {os.path.join(self.model_dir, run_folder.RESULT_FILE)} and {path}.")
+        return results
+
+    def _evaluation_data(self) -> tf.data.Dataset:
+        dataset = evaluation_dataset(
+            self.eval_source,
+            batch_size=self.config.eval_batch_size,
+            image_size=self.config.image_size,
+        )
+        if self.model.supervised_head is None and self.eval_source.num_classes is not None:
+            dataset = dataset.map(lambda images, labels: images)
+        return dataset
+
+    def _follow(self) -> dict[str, float]:
+        """Evaluates each new checkpoint until the last step's."""
+        results: dict[str, float] = {}
+        _say(f"Waiting for checkpoints in {self.model_dir}.")
+        for prefix in tf.train.checkpoints_iterator(
+            self.model_dir, min_interval_secs=EVALUATION_POLL_SECONDS
+        ):
+            report_ = load_weights(self.model, prefix)
+            if report_.missing or report_.mismatched:
+                raise UserError(
+                    f"Expected a checkpoint of this model at {prefix}; {report_.describe()} "
+                    "Evaluate with the settings it was trained with."
+                )
+            step = read_step(prefix)
+            results = self._evaluate(step)
+            if step >= self.train_steps:
+                _say(f"Step {step} is the last of {self.train_steps}: evaluation complete.")
+                break
+        return results
+
+    # Comparing.
+
+    def _wants_comparison(self) -> bool:
+        config = self.config
+        possible = (
+            config.mode == "train_then_eval"
+            and config.train_mode == "pretrain"
+            and self.model.supervised_head is not None
+        )
+        small = self.train_source.num_examples <= BASELINE_IMAGES
+        return possible and (
+            config.eval_baselines == "always" or (config.eval_baselines == "auto" and small)
+        )
+
+    def _untrained_encoder(self) -> keras.Model:
+        """The encoder as it was before the first step (also in a run that resumes)."""
+        keras.utils.set_random_seed(self.config.seed)
+        return self._make_encoder(self.config.encoder_weights)
+
+    def _compared_data(self) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+        return tuple(
+            evaluation_dataset(
+                source,
+                batch_size=self.config.eval_batch_size,
+                image_size=self.config.image_size,
+            )
+            for source in (self.train_source, self.eval_source)
+        )
+
+    def _compare(self, results: dict[str, float]) -> None:
+        """Prints the trained features beside those untrained and beside raw pixels."""
+        if not self._wants_comparison():
+            return
+        kinds: dict[str, Callable[[Any], Any]] = {
+            "raw pixels": lambda images: images,
+            "same encoder, untrained": _inference(self._untrained_encoder()),
+            "this run": _inference(self.model.encoder),
+        }
+        sides = []
+        for dataset in self._compared_data():
+            features: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
+            labels = []
+            for images, batch_labels in dataset:
+                labels.append(np.asarray(batch_labels))
+                for name, compute in kinds.items():
+                    features[name].append(np.asarray(tf.cast(compute(images), tf.float32)))
+            sides.append(
+                ({n: np.concatenate(f) for n, f in features.items()}, np.concatenate(labels))
+            )
+        (train, train_labels), (test, test_labels) = sides
+        compared = evaluate.compare_features(
+            train, train_labels, test, test_labels, self.config.seed
+        )
+        accuracy = results["eval/label_top_1_accuracy"]
+        _say(evaluate.comparison_table(compared, "this run", accuracy))
+        run_folder.write_json(
+            os.path.join(self.model_dir, "comparison.json"),
+            {"online_linear_head": accuracy, **compared},
+        )
+
+
+def _inference(encoder: keras.Model) -> Callable[[Any], Any]:
+    return tf.function(lambda images: encoder(images, training=False), reduce_retracing=True)
+
+
+@contextlib.contextmanager
+def _data_errors(source: ImageSource) -> Iterator[None]:
+    """Turns an error that the data caused inside a TensorFlow step into one line."""
+    try:
+        with source.user_errors():
+            yield
+    except tf.errors.OpError as error:
+        text = str(error)
+        start, last_words = text.find("Expected labels in ["), "mend the labels."
+        if start < 0:
+            raise
+        end = text.find(last_words, start) + len(last_words)
+        raise UserError(text[start:end]) from error
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

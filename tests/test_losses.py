@@ -1,0 +1,277 @@
+"""NT-Xent: the recorded cases, the paper's algorithm 1 as loops, replicas, XLA."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import deviation
+
+from simclr_tf.errors import UserError
+from simclr_tf.losses import nt_xent, supervised_loss
+
+CASES = range(5)
+
+
+def views(n: int = 6, d: int = 5, seed: int = 0) -> np.ndarray:
+    return np.random.RandomState(seed).standard_normal((2 * n, d)).astype("float32")
+
+
+def algorithm_1(hidden: np.ndarray, temperature: float, hidden_norm: bool) -> float:
+    """The paper's algorithm 1, one pair at a time; its z_2k-1 and z_2k are rows k and N + k."""
+    z = hidden.astype(np.float64)
+    rows = len(z)
+    n = rows // 2
+    similarity = np.zeros((rows, rows))
+    for i in range(rows):
+        for j in range(rows):
+            similarity[i, j] = z[i] @ z[j]
+            if hidden_norm:
+                similarity[i, j] /= np.sqrt(z[i] @ z[i]) * np.sqrt(z[j] @ z[j])
+
+    def pair_loss(i: int, j: int) -> float:
+        others = [similarity[i, k] / temperature for k in range(rows) if k != i]
+        top = max(others)
+        log_sum = top + np.log(sum(np.exp(s - top) for s in others))
+        return log_sum - similarity[i, j] / temperature
+
+    total = sum(pair_loss(k, k + n) + pair_loss(k + n, k) for k in range(n))
+    return total / (2 * n)
+
+
+def loss_and_gradient(hidden: np.ndarray, **settings):
+    x = tf.constant(hidden)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        output = nt_xent(x, **settings)
+    return output, tape.gradient(output.loss, x)
+
+
+def settings_of(z, case):
+    return {
+        "temperature": float(z[f"{case}_temperature"]),
+        "hidden_norm": bool(z[f"{case}_hidden_norm"]),
+    }
+
+
+def assert_equals_the_release(z, case, values, entropy_tolerance=1e-5):
+    for name, value in values.items():
+        tolerance = entropy_tolerance if name == "contrast_entropy" else 1e-5
+        assert deviation(value, z[f"{case}_{name}"]) <= tolerance, name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_release(golden, case):
+    z = golden("nt_xent")
+    output, gradient = loss_and_gradient(z[f"{case}_hidden"], **settings_of(z, case))
+    assert_equals_the_release(
+        z,
+        case,
+        {
+            "loss": output.loss,
+            "logits_ab": output.logits_ab,
+            "grad": gradient,
+            "contrast_acc": output.accuracy,
+            "contrast_entropy": output.entropy,
+        },
+    )
+    np.testing.assert_array_equal(output.labels, np.arange(len(output.labels)))
+
+
+@pytest.mark.parametrize("hidden_norm", [True, False])
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
+def test_equals_algorithm_1_twice_over(temperature, hidden_norm):
+    hidden = views()
+    settings = {"temperature": temperature, "hidden_norm": hidden_norm}
+    output, gradient = loss_and_gradient(hidden, **settings)
+    assert float(output.loss) == pytest.approx(2 * algorithm_1(hidden, **settings), rel=1e-5)
+    # Central differences of the loops, in float64.
+    expected = np.zeros_like(hidden, np.float64)
+    for index in np.ndindex(*hidden.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = hidden.astype(np.float64)
+            moved[index] += sign * 1e-5
+            ends.append(2 * algorithm_1(moved, **settings))
+        expected[index] = (ends[0] - ends[1]) / 2e-5
+    assert deviation(gradient, expected) <= 1e-5
+
+
+def test_order_of_views_and_of_images_does_not_matter():
+    hidden = views()
+    first, second = np.split(hidden, 2)
+    loss = float(nt_xent(hidden).loss)
+    assert float(nt_xent(np.concatenate([second, first])).loss) == pytest.approx(loss, rel=1e-6)
+    order = np.random.RandomState(1).permutation(len(first))
+    mixed = np.concatenate([first[order], second[order]])
+    assert float(nt_xent(mixed).loss) == pytest.approx(loss, rel=1e-6)
+    # But which view belongs to which does.
+    assert abs(float(nt_xent(np.concatenate([first[order], second])).loss) - loss) > 0.1
+
+
+def test_equal_views_far_apart_cost_nothing():
+    hidden = np.concatenate([np.eye(4), np.eye(4)]).astype("float32")
+    output = nt_xent(hidden, temperature=0.01)
+    assert float(output.loss) == pytest.approx(0, abs=1e-6)
+    assert float(output.accuracy) == 1
+    assert float(output.entropy) == pytest.approx(0, abs=1e-6)
+
+
+def test_embeddings_all_alike():
+    output, gradient = loss_and_gradient(np.ones((8, 3), np.float32))
+    assert float(output.loss) == pytest.approx(2 * np.log(7), rel=1e-6)  # 7 others, all alike
+    assert float(output.entropy) == pytest.approx(np.log(4), rel=1e-5)
+    assert np.abs(gradient).max() < 1e-5
+
+
+def test_zero_vector_has_finite_gradient():
+    hidden = views()
+    hidden[3] = 0
+    output, gradient = loss_and_gradient(hidden)
+    assert np.isfinite(output.loss) and np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16, tf.float64])
+def test_computes_in_float32(dtype):
+    hidden = tf.cast(views(), dtype)
+    output = nt_xent(hidden, temperature=0.1)
+    assert {t.dtype for t in output} == {tf.float32, tf.int32}
+    exact = nt_xent(tf.cast(hidden, tf.float32), temperature=0.1)
+    assert float(output.loss) == float(exact.loss)
+
+
+def test_metrics_carry_no_gradient():
+    x = tf.constant(views())
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        output = nt_xent(x)
+        metrics = output.entropy + output.accuracy
+    assert tape.gradient(metrics, x) is None
+
+
+@pytest.mark.parametrize(
+    ("hidden", "temperature"),
+    [(np.ones((3, 4)), 0.1), (np.ones((4, 2, 2)), 0.1), (np.ones((4, 4)), 0.0)],
+)
+def test_wrong_arguments(hidden, temperature):
+    with pytest.raises(UserError, match="Expected .*received: "):
+        nt_xent(hidden, temperature)
+
+
+def on_replicas(strategy, hidden, signature=None, sizes=None, **settings):
+    """Returns per-replica outputs and the gradient of the mean loss, put together."""
+    replicas = strategy.num_replicas_in_sync
+    first, second = np.split(hidden, 2)
+    n = len(first)
+    ends = np.cumsum(sizes or [n // replicas] * replicas)
+    parts = [
+        np.concatenate([a, b])
+        for a, b in zip(np.split(first, ends[:-1]), np.split(second, ends[:-1]), strict=True)
+    ]
+    x = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+    )
+
+    def step(hidden):
+        with tf.GradientTape() as tape:
+            tape.watch(hidden)
+            output = nt_xent(hidden, **settings)
+            loss = output.loss / replicas
+        return output._asdict(), tape.gradient(loss, hidden)
+
+    @tf.function(input_signature=signature)
+    def run(x):
+        return strategy.run(step, args=(x,))
+
+    outputs, gradients = run(x)
+    outputs = {k: strategy.experimental_local_results(v) for k, v in outputs.items()}
+    halves = [np.split(g, 2) for g in strategy.experimental_local_results(gradients)]
+    gradient = np.concatenate([h[0] for h in halves] + [h[1] for h in halves])
+    return outputs, gradient
+
+
+@pytest.mark.parametrize("strategy", [1, 2, 4], indirect=True)
+@pytest.mark.parametrize("case", [0, 1, 2, 4])  # case 3 has 33 images
+def test_replicas_equal_the_release(golden, strategy, case):
+    z = golden("nt_xent")
+    # Case 4 has logits near 150 and an entropy of 0.002: one rounding of a logit, 1e-5, is 1e-5 of
+    # every probability, and a product of other shape than the recorded one rounds differently.
+    entropy_tolerance = 5e-5 if case == 4 else 1e-5
+    outputs, gradient = on_replicas(strategy, z[f"{case}_hidden"], **settings_of(z, case))
+    assert_equals_the_release(
+        z,
+        case,
+        {
+            "loss": np.mean(outputs["loss"]),
+            "logits_ab": np.concatenate(outputs["logits_ab"]),
+            "grad": gradient,
+            "contrast_acc": np.mean(outputs["accuracy"]),
+            "contrast_entropy": np.mean(outputs["entropy"]),
+        },
+        entropy_tolerance,
+    )
+    labels = np.concatenate(outputs["labels"])
+    np.testing.assert_array_equal(labels, np.arange(len(labels)))
+
+
+@pytest.mark.parametrize("strategy", [2], indirect=True)
+@pytest.mark.parametrize("sizes", [[3, 3], [4, 2]])
+def test_replicas_with_sizes_known_only_at_run_time(strategy, sizes):
+    hidden = views(6)
+    from tensorflow.python.distribute.values import PerReplicaSpec
+
+    signature = [PerReplicaSpec(*[tf.TensorSpec([None, 5], tf.float32)] * 2)]
+    outputs, _ = on_replicas(strategy, hidden, signature, sizes)
+    total = sum(float(x) * n for x, n in zip(outputs["loss"], sizes, strict=True))
+    assert total / 6 == pytest.approx(float(nt_xent(hidden).loss), rel=1e-5)
+    np.testing.assert_array_equal(np.concatenate(outputs["labels"]), np.arange(6))
+
+
+def test_scope_without_replicas_is_one_replica(strategy):
+    hidden = views()
+    with strategy.scope():
+        inside = nt_xent(hidden)
+    assert float(inside.loss) == float(nt_xent(hidden).loss)
+
+
+def test_compiles():
+    hidden = views(16, 8)
+
+    @tf.function(jit_compile=True)
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = nt_xent(x, temperature=0.5)
+        return output, tape.gradient(output.loss, x)
+
+    compiled, gradient = step(tf.constant(hidden))
+    plain, plain_gradient = loss_and_gradient(hidden, temperature=0.5)
+    for ours, theirs in zip((*compiled, gradient), (*plain, plain_gradient), strict=True):
+        assert deviation(ours, theirs) <= 1e-5
+
+
+def test_supervised_loss_equals_the_formula():
+    rs = np.random.RandomState(3)
+    logits = rs.standard_normal((7, 4)).astype("float32")
+    labels = rs.randint(0, 4, 7)
+    shifted = np.exp(logits.astype(np.float64))
+    expected = -np.log(shifted[np.arange(7), labels] / shifted.sum(1))
+    one_hot = np.eye(4)[labels]
+    for form in (labels.astype("int64"), labels.astype("int32"), labels[:, None], one_hot):
+        np.testing.assert_allclose(supervised_loss(form, logits, True), expected, rtol=1e-5)
+        assert float(supervised_loss(form, logits)) == pytest.approx(expected.mean(), rel=1e-5)
+    soft = 0.9 * one_hot + 0.1 / 4
+    by_hand = -(soft * np.log(shifted / shifted.sum(1, keepdims=True))).sum(1)
+    np.testing.assert_allclose(supervised_loss(soft, logits, True), by_hand, rtol=1e-5)
+
+
+def test_supervised_loss_computes_in_float32():
+    logits = tf.constant([[3.1, -2.0]], tf.bfloat16)
+    loss = supervised_loss([1], logits)
+    assert loss.dtype == tf.float32
+    assert float(loss) == pytest.approx(np.log1p(np.exp(float(logits[0, 0]) + 2)), rel=1e-5)
+
+
+def test_supervised_loss_wrong_shapes():
+    with pytest.raises(UserError, match="Expected labels .*received: "):
+        supervised_loss(np.ones((3, 5), np.float32), np.ones((3, 4), np.float32))

@@ -1,0 +1,338 @@
+"""SimCLR and Classifier as Keras models: fit, evaluate, predict, save, any input, replicas, XLA."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from gpu_kernels import ops_without_gpu_kernel
+from tensorflow import keras
+
+from simclr_tf.augment import SimCLRAugment
+from simclr_tf.blocks import BatchNorm
+from simclr_tf.errors import UserError
+from simclr_tf.finetune import Classifier
+from simclr_tf.heads import ProjectionHead
+from simclr_tf.model import SimCLR
+from simclr_tf.optimizers import LARS
+from simclr_tf.resnet import ResNet
+
+
+def small_encoder(**settings: Any) -> ResNet:
+    return ResNet(18, 0.125, cifar_stem=True, **settings)
+
+
+def small_model(**settings: Any) -> SimCLR:
+    defaults = {
+        "encoder": small_encoder(),
+        "projection_head": ProjectionHead(out_dim=8, num_layers=2),
+        "augment": SimCLRAugment(16),
+        "num_classes": 3,
+    }
+    return SimCLR(**{**defaults, **settings})
+
+
+def batch(count: int = 8, seed: int = 0, shape: tuple[int, ...] = (16, 16, 3)) -> Any:
+    random = np.random.RandomState(seed)
+    images = random.randint(0, 256, (count, *shape)).astype("uint8")
+    return images, random.randint(0, 3, count)
+
+
+def dataset(labelled: bool = True, count: int = 16) -> tf.data.Dataset:
+    images, labels = batch(count)
+    data = tf.data.Dataset.from_tensor_slices((images, labels) if labelled else images)
+    return data.batch(8, drop_remainder=True)
+
+
+METRICS = {"contrast_loss", "contrast_acc", "contrast_entropy", "supervised_loss",
+           "supervised_acc", "weight_decay", "total_loss", "learning_rate"}  # fmt: skip
+
+
+class TestFit:
+    def test_metrics_have_the_releases_names(self) -> None:
+        model = small_model()
+        model.compile(optimizer=LARS(0.1))
+        history = model.fit(dataset(), epochs=2, verbose=0).history
+        assert set(history) - {"loss"} == METRICS
+        assert all(np.isfinite(values).all() for values in history.values())
+
+    def test_total_loss_is_the_sum_and_rate_is_reported(self) -> None:
+        model = small_model(weight_decay=0.1)
+        model.compile(optimizer=LARS(0.25, weight_decay=0.1))
+        history = model.fit(dataset(), verbose=0).history
+        parts = sum(history[n][0] for n in ("contrast_loss", "supervised_loss", "weight_decay"))
+        assert history["total_loss"][0] == pytest.approx(parts, rel=1e-5)
+        assert history["learning_rate"][0] == pytest.approx(0.25)
+
+    def test_contrastive_loss_falls(self) -> None:
+        # Images that differ in colour are easily told apart under crops.
+        images = np.zeros((8, 16, 16, 3), "uint8") + np.random.RandomState(0).randint(
+            0, 256, (8, 1, 1, 3)
+        ).astype("uint8")
+        model = small_model(augment=SimCLRAugment(16, augmentations="crop,flip"), num_classes=None)
+        model.compile(optimizer=keras.optimizers.Adam(3e-3))
+        data = tf.data.Dataset.from_tensors(images).repeat(30)
+        losses = [model.fit(data.take(10), verbose=0).history["contrast_loss"][0] for _ in range(3)]
+        assert losses[-1] < 0.8 * losses[0]
+
+    def test_images_alone_without_linear_head(self) -> None:
+        model = small_model(num_classes=None)
+        model.compile(optimizer=LARS(0.1))
+        history = model.fit(dataset(labelled=False), verbose=0).history
+        assert "supervised_loss" not in history and "contrast_loss" in history
+        results = model.evaluate(dataset(labelled=False), verbose=0, return_dict=True)
+        assert {"contrast_loss", "contrast_acc", "contrast_entropy"} <= set(results)
+
+    def test_a_linear_head_asks_for_labels(self) -> None:
+        model = small_model()
+        model.compile(optimizer=LARS(0.1))
+        with pytest.raises(UserError, match="Expected \\(images, labels\\)"):
+            model.fit(dataset(labelled=False), verbose=0)
+
+    def test_labels_outside_the_head(self) -> None:
+        model = small_model(num_classes=2)
+        model.compile(optimizer=LARS(0.1))
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"Expected labels in \[0, 2\)"):
+            model.fit(dataset(), verbose=0)
+
+    def test_linear_head_does_not_train_the_encoder(self) -> None:
+        """The supervised loss is behind a stop-gradient."""
+        images, labels = batch()
+        kernels = []
+        for shift in (0, 1):
+            keras.utils.set_random_seed(1)
+            model = small_model()
+            model.compile(optimizer=keras.optimizers.SGD(0.1))
+            model.fit(images, (labels + shift) % 3, batch_size=8, verbose=0, shuffle=False)
+            kernels.append([np.asarray(w) for w in model.encoder.trainable_variables])
+        for first, second in zip(*kernels, strict=True):
+            np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+
+    def test_the_seed_decides(self) -> None:
+        losses = []
+        for seed in (3, 3, 4):
+            keras.utils.set_random_seed(0)
+            model = small_model(seed=seed)
+            model.compile(optimizer=LARS(0.1))
+            losses.append(model.fit(dataset(), verbose=0).history["contrast_loss"][0])
+        assert losses[0] == losses[1] != losses[2]
+
+
+class TestInputs:
+    def test_one_channel_images_that_are_not_square(self) -> None:
+        """As spectrograms are: nothing in the model asks for RGB."""
+        model = small_model(
+            encoder=small_encoder(channels=1),
+            augment=SimCLRAugment((12, 20), augmentations="crop,blur"),
+            num_classes=None,
+        )
+        model.compile(optimizer=LARS(0.1))
+        images = np.random.RandomState(0).rand(8, 14, 30, 1).astype("float32")
+        history = model.fit(tf.data.Dataset.from_tensors(images), verbose=0).history
+        assert np.isfinite(history["contrast_loss"]).all()
+        assert model.predict(images, verbose=0).shape == (8, 64)
+
+    def test_any_callable_as_augmentation(self) -> None:
+        seen = []
+
+        def noise(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+            seen.append((images.shape, images.dtype, seed.shape))
+            return images + tf.random.stateless_normal(tf.shape(images), seed, stddev=0.1)
+
+        model = small_model(augment=noise)
+        model.compile(optimizer=LARS(0.1))
+        model.fit(dataset(), verbose=0)
+        assert seen[0] == ((16, 16, 16, 3), tf.float32, (2,))
+
+    def test_keras_layers_as_augmentation(self) -> None:
+        augment = keras.Sequential([keras.layers.RandomFlip(), keras.layers.RandomContrast(0.5)])
+        model = small_model(augment=augment)
+        model.compile(optimizer=LARS(0.1))
+        model.fit(dataset(), verbose=0)
+        views = model.views(batch()[0], tf.constant([0, 0])).numpy()
+        assert not np.allclose(views[:8], views[8:])  # `training=True` reached the layers
+
+    def test_views_from_the_data_set(self) -> None:
+        model = small_model(augment=None)
+        model.compile(optimizer=LARS(0.1))
+        images, labels = batch()
+        data = tf.data.Dataset.from_tensors(((images, images[:, ::-1]), labels))
+        assert np.isfinite(model.fit(data, verbose=0).history["contrast_loss"]).all()
+        with pytest.raises(UserError, match="view1, view2"):
+            model.fit(dataset(), verbose=0)
+
+    def test_any_keras_model_as_encoder(self) -> None:
+        layers = [keras.layers.Conv2D(8, 3), BatchNorm(), keras.layers.ReLU()]
+        encoder = keras.Sequential([keras.Input((16, 16, 3)), *layers])
+        model = small_model(encoder=encoder)
+        model.compile(optimizer=LARS(0.1))
+        model.fit(dataset(), verbose=0)
+        assert model.predict(batch()[0], verbose=0).shape == (8, 8)
+
+
+class TestHeads:
+    @pytest.mark.parametrize("mode", ["none", "linear", "nonlinear"])
+    def test_every_projection_head_trains(self, mode: str) -> None:
+        model = small_model(projection_head=ProjectionHead(mode=mode, out_dim=8))
+        model.compile(optimizer=LARS(0.1))
+        assert np.isfinite(model.fit(dataset(), verbose=0).history["total_loss"]).all()
+
+    @pytest.mark.parametrize(("selector", "width"), [(0, 64), (1, 64), (2, 8), (-1, 8)])
+    def test_projection_selector(self, selector: int, width: int) -> None:
+        classifier = Classifier(
+            small_encoder(),
+            num_classes=3,
+            projection_head=ProjectionHead(out_dim=8, num_layers=2),
+            projection_selector=selector,
+        )
+        assert classifier.supervised_head.kernel.shape == (width, 3)
+        assert classifier(batch()[0]).shape == (8, 3)
+        with pytest.raises(UserError, match="selector"):
+            Classifier(small_encoder(), 3, projection_selector=1)
+
+
+class TestSaving:
+    @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+    def test_keras_file(self, kind: str, tmp_path: Path) -> None:
+        if kind == "pretrain":
+            model: Any = small_model(temperature=0.3)
+        else:
+            model = Classifier(
+                small_encoder(), 3, augment=SimCLRAugment(16, augmentations="crop,flip"),
+                fine_tune_after_block=2,
+            )  # fmt: skip
+        model.compile(optimizer=LARS(0.1, weight_decay=1e-4))
+        model.fit(dataset(), verbose=0)
+        images = batch()[0]
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_allclose(
+            loaded.predict(images, verbose=0), model.predict(images, verbose=0), atol=1e-5
+        )
+        assert loaded.get_config() == model.get_config()
+        assert len(loaded.trainable_variables) == len(model.trainable_variables)
+        loaded.fit(dataset(), verbose=0)
+
+    @pytest.mark.parametrize("kind", [SimCLR, Classifier])
+    def test_config_names_every_argument(self, kind: type) -> None:
+        model = small_model() if kind is SimCLR else Classifier(small_encoder(), 3)
+        arguments = set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
+        assert arguments | {"name"} == set(model.get_config())
+
+
+class TestFineTuning:
+    @pytest.mark.parametrize(("block", "trained"), [(-1, 5), (0, 4), (2, 2), (4, 0)])
+    def test_frozen_blocks_stay(self, block: int, trained: int) -> None:
+        """`trained` of the five parts (stem, four block groups) change; the others don't move."""
+        classifier = Classifier(small_encoder(), 3, fine_tune_after_block=block)
+        before = self.parts(classifier)
+        classifier.compile(optimizer=keras.optimizers.SGD(0.5))
+        classifier.fit(dataset(), verbose=0)
+        changed = [name for name, value in self.parts(classifier).items()
+                   if not np.array_equal(value, before[name])]  # fmt: skip
+        everything = ["stem", "group1", "group2", "group3", "group4"]
+        assert changed == everything[len(everything) - trained :]
+
+    @staticmethod
+    def parts(model: Classifier) -> dict[str, np.ndarray]:
+        """All weights of each part, moving statistics included."""
+        return {
+            part: np.concatenate(
+                [
+                    np.asarray(w).ravel()
+                    for layer in model.encoder.layers
+                    if layer.name.startswith(part)
+                    for w in layer.weights
+                ]
+            )
+            for part in ("stem", "group1", "group2", "group3", "group4")
+        }
+
+    def test_zero_init(self) -> None:
+        classifier = Classifier(small_encoder(), 3, zero_init_logits_layer=True)
+        assert not classifier(batch()[0]).numpy().any()
+
+    def test_evaluate_counts_every_image_once(self) -> None:
+        classifier = Classifier(small_encoder(), 3)
+        classifier.compile(optimizer=LARS(0.1))
+        images, labels = batch(11)
+        data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
+        logits = classifier.predict(images, verbose=0)
+        results = classifier.evaluate(data, verbose=0, return_dict=True)
+        assert results["label_top_1_accuracy"] == pytest.approx(
+            (logits.argmax(-1) == labels).mean(), abs=1e-6
+        )
+        assert results["label_top_5_accuracy"] == 1.0  # three classes
+
+
+class TestDevices:
+    def test_two_replicas_fit_evaluate_predict(self, strategy: Any) -> None:
+        with strategy.scope():
+            model = small_model()
+            model.compile(optimizer=LARS(0.1))
+        history = model.fit(dataset(), epochs=2, verbose=0).history
+        assert np.isfinite(history["total_loss"]).all()
+        results = model.evaluate(dataset(count=24), verbose=0, return_dict=True)
+        assert 0 <= results["label_top_1_accuracy"] <= 1
+        assert model.predict(dataset(), verbose=0).shape == (16, 64)
+
+    def test_negatives_come_from_every_replica(self, strategy: Any) -> None:
+        """Entropy over M candidates is at most log M: more than one replica's images are seen."""
+        with strategy.scope():
+            model = small_model(temperature=100.0, num_classes=None)  # all but uniform
+            model.compile(optimizer=LARS(0.0))
+        images = batch(16)[0]
+        history = model.fit(tf.data.Dataset.from_tensors(images), verbose=0).history
+        assert history["contrast_entropy"][0] == pytest.approx(np.log(16), abs=1e-3)
+
+    @staticmethod
+    def traced_step(model: SimCLR) -> Any:
+        images, labels = batch()
+        step = tf.function(lambda x, y: model.train_step((x, y)))
+        return step.get_concrete_function(tf.constant(images), tf.constant(labels))
+
+    def test_every_op_of_the_step_has_a_gpu_kernel(self) -> None:
+        model = small_model()
+        model.compile(optimizer=LARS(0.1))
+        model.optimizer.build(model.trainable_variables)
+        assert ops_without_gpu_kernel(self.traced_step(model)) == []
+
+    def test_a_planted_op_without_gpu_kernel_is_found(self) -> None:
+        def bicubic(images: tf.Tensor) -> tf.Tensor:
+            return tf.image.resize(images, [16, 16], "bicubic")
+
+        model = small_model(augment=bicubic)
+        model.compile(optimizer=LARS(0.1))
+        model.optimizer.build(model.trainable_variables)
+        assert ops_without_gpu_kernel(self.traced_step(model)) == ["ResizeBicubic"]
+
+    def test_the_whole_step_compiles(self) -> None:
+        model = small_model()
+        model.compile(optimizer=LARS(0.1), jit_compile=True)
+        model.optimizer.build(model.trainable_variables)
+        images, labels = batch()
+        step = tf.function(model.train_step, jit_compile=True)
+        logs = step((tf.constant(images), tf.constant(labels)))
+        assert np.isfinite(float(logs["total_loss"]))
+
+    @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+    def test_mixed_precision(self, policy: str) -> None:
+        before = keras.mixed_precision.global_policy() if hasattr(
+            keras.mixed_precision, "global_policy") else "float32"  # fmt: skip
+        keras.mixed_precision.set_global_policy(policy)
+        try:
+            model = small_model()
+        finally:
+            keras.mixed_precision.set_global_policy(before)
+        optimizer: Any = LARS(0.1)
+        if policy == "mixed_float16":
+            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+        model.compile(optimizer=optimizer)
+        history = model.fit(dataset(), epochs=2, verbose=0).history
+        assert np.isfinite(history["total_loss"]).all()
+        assert all(w.dtype in (tf.float32, "float32") for w in model.trainable_variables)
+        assert model.encoder(batch()[0].astype("float32")).dtype == getattr(tf, policy[6:])

@@ -1,0 +1,129 @@
+"""Whole training steps equal to the release's, on one, two and four replicas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import deviation
+from release import set_weights_by_rule
+from tensorflow import keras
+
+from simclr_tf import steps
+from simclr_tf.checkpoints import model_variables
+from simclr_tf.compat import raw_variable
+from simclr_tf.finetune import Classifier
+from simclr_tf.heads import ProjectionHead
+from simclr_tf.model import SimCLR
+from simclr_tf.optimizers import LARS
+from simclr_tf.resnet import ResNet
+from simclr_tf.schedules import WarmUpCosine
+
+
+def recorded_batches(channels: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.RandomState(5)
+    images = random.rand(5, 16, 32, 32, channels).astype("float32")
+    return images, random.randint(0, 10, (5, 16))
+
+
+def run_steps(model: Any, batches: list[Any], strategy: Any = None) -> np.ndarray:
+    """Returns one row of metrics a step."""
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+
+    @tf.function
+    def step(data: Any) -> None:
+        strategy.run(lambda d: model.train_step(d), [data])
+
+    columns = ("contrast_loss", "contrast_acc", "contrast_entropy", "supervised_loss",
+               "weight_decay", "learning_rate")  # fmt: skip
+    rows = []
+    for batch in batches:
+        rate = float(steps.current_learning_rate(model.optimizer))
+        parts = [
+            tf.nest.map_structure(lambda x, r=r: tf.constant(np.split(x, replicas)[r]), batch)
+            for r in range(replicas)
+        ]
+        if replicas == 1:
+            values = parts[0]
+        else:
+            values = strategy.experimental_distribute_values_from_function(
+                lambda context, parts=parts: parts[context.replica_id_in_sync_group]
+            )
+        step(values)
+        results = {metric.name: float(metric.result()) for metric in model.metrics}
+        results["learning_rate"] = rate
+        rows.append([results.get(name, 0.0) for name in columns])
+        for metric in model.metrics:
+            metric.reset_state()
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("strategy", [1, 2, 4], indirect=True)
+def test_five_pretraining_steps(strategy: Any, golden: Any) -> None:
+    replicas = strategy.num_replicas_in_sync
+    recorded = golden(f"train_steps_pretrain_r{replicas}")
+    images, labels = recorded_batches(6)
+    with strategy.scope():
+        model = SimCLR(
+            ResNet(18, cifar_stem=True),
+            ProjectionHead(),
+            temperature=0.5,
+            num_classes=10,
+            weight_decay=1e-2,
+        )
+        set_weights_by_rule(model)
+        rate = WarmUpCosine(1.0, batch_size=16, num_examples=80, epochs=10, warmup_epochs=1)
+        model.compile(optimizer=LARS(rate, weight_decay=1e-2))
+        model.optimizer.build(model.trainable_variables)
+    batches = [((x[..., :3], x[..., 3:]), y) for x, y in zip(images, labels, strict=True)]
+    rows = run_steps(model, batches, strategy)
+    for column, name in enumerate(recorded["columns"]):
+        # Accuracies are counts of a few images: within one of 16.
+        limit = 1 / 16 + 1e-6 if "acc" in str(name) else 1e-3
+        if "acc" in str(name):
+            assert np.abs(rows[:, column] - recorded["rows"][:, column]).max() <= limit
+        else:
+            assert deviation(rows[:, column], recorded["rows"][:, column]) < limit, name
+    compare_weights(model, recorded)
+
+
+@pytest.mark.parametrize("which", ["linear", "all"])
+def test_five_fine_tuning_steps(which: str, golden: Any) -> None:
+    recorded = golden(f"train_steps_finetune_{which}_r1")
+    images, labels = recorded_batches(3)
+    model = Classifier(
+        ResNet(18, cifar_stem=True, synchronized=False),
+        num_classes=10,
+        projection_head=ProjectionHead(synchronized=False),
+        fine_tune_after_block=4 if which == "linear" else -1,
+        weight_decay=1e-4,
+    )
+    set_weights_by_rule(model)
+    rate = WarmUpCosine(0.1, batch_size=16, num_examples=80, epochs=10, warmup_epochs=0)
+    model.compile(optimizer=keras.optimizers.SGD(rate, 0.9, nesterov=True))
+    rows = run_steps(model, list(zip(images, labels, strict=True)))
+    column = list(recorded["columns"]).index("supervised_loss")
+    assert deviation(rows[:, column], recorded["rows"][:, column]) < 1e-3
+    column = list(recorded["columns"]).index("learning_rate")
+    assert deviation(rows[:, column], recorded["rows"][:, column]) < 1e-6
+    variables = model_variables(model)
+    for name, key in (
+        ("supervised_head/linear_layer/dense/kernel", "head_kernel"),
+        ("resnet_model/initial_conv_relu_max_pool/0/conv2d/kernel", "stem_kernel"),
+    ):
+        assert deviation(raw_variable(variables[name]).numpy(), recorded[key]) < 1e-3
+
+
+def compare_weights(model: Any, recorded: dict[str, np.ndarray]) -> None:
+    variables = model_variables(model)
+    norms = {str(k): n for k, n in zip(recorded["final_norm_keys"], recorded["final_norms"],
+                                       strict=True)}  # fmt: skip
+    assert len(norms) == len(variables)
+    for path, variable in variables.items():
+        value = tf.convert_to_tensor(raw_variable(variable)).numpy()
+        expected = norms.get(f"model/{path}", norms.get(path))
+        assert expected is not None, path
+        assert abs(np.linalg.norm(value) - expected) <= 1e-3 * max(expected, 1e-3), path
