@@ -82,7 +82,12 @@ class Progress(StepCallback):
         self._bar.update(self._batch_size)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the bar as it is, on a line of its own: also after an error or interruption."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 class Summaries(StepCallback):
@@ -108,6 +113,8 @@ class Summaries(StepCallback):
         super().__init__(first_step)
         self._folder, self._is_due, self._picture = folder, is_due, picture
         self._writer = tf.summary.create_file_writer(folder)
+        # What an interrupted run wrote after its last checkpoint comes again.
+        trim_csv(os.path.join(folder, "metrics.csv"), first_step)
 
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
         if not self._is_due(step):
@@ -147,6 +154,24 @@ class Checkpoints(StepCallback):
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
         if self._is_due(step):
             self._store.save()
+
+
+def trim_csv(path: str, last_step: int) -> None:
+    """Drops the rows of a CSV file whose `step` is above `last_step`; no file is no error."""
+    if not os.path.exists(path):
+        return
+    with open(path, newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if "step" not in header:  # another program's file
+        return
+    place = header.index("step")
+    kept = [r for r in rows if len(r) > place and r[place].isdigit() and int(r[place]) <= last_step]
+    if len(kept) == len(rows):
+        return
+    partial = f"{path}.partial"
+    with open(partial, "w", newline="") as file:
+        csv.writer(file).writerows([header, *kept])
+    os.replace(partial, path)
 
 
 def append_csv(path: str, row: dict[str, Any]) -> None:

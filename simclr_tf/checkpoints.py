@@ -159,11 +159,23 @@ def read_checkpoint(prefix: str) -> Any:
     try:
         return tf.train.load_checkpoint(prefix)
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"Expected a readable checkpoint at {prefix}; it is damaged ({reason}). "
-            "Take an earlier one of the same folder."
-        ) from error
+        raise _damaged(prefix, error) from error
+
+
+def _read_tensor(reader: Any, prefix: str, key: str) -> np.ndarray:
+    """Returns one tensor; the index may be whole and the data behind it cut off."""
+    try:
+        return reader.get_tensor(key)
+    except Exception as error:  # TensorFlow's reader raises IndexError, RuntimeError and others
+        raise _damaged(prefix, error) from error
+
+
+def _damaged(prefix: str, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"Expected a readable checkpoint at {prefix}; it is damaged ({reason}). Take an earlier "
+        "one of the same folder: --checkpoint=PREFIX with another --model_dir starts from it."
+    )
 
 
 def load_weights(model: keras.Model, path: str, variable_schema: str | None = None) -> LoadReport:
@@ -181,7 +193,8 @@ def load_weights(model: keras.Model, path: str, variable_schema: str | None = No
     Raises:
         UserError: No readable checkpoint there.
     """
-    reader = read_checkpoint(find_checkpoint(path))
+    prefix = find_checkpoint(path)
+    reader = read_checkpoint(prefix)
     shapes = {
         key.removeprefix("model/").removesuffix(_VALUE): tuple(shape)
         for key, shape in reader.get_variable_to_shape_map().items()
@@ -199,8 +212,9 @@ def load_weights(model: keras.Model, path: str, variable_schema: str | None = No
         else:
             report.loaded.append(name)
     report.unused = sorted(set(shapes) - set(variables))
-    for name in report.loaded:
-        variables[name].assign(reader.get_tensor(f"model/{name}{_VALUE}"))
+    tensors = {n: _read_tensor(reader, prefix, f"model/{n}{_VALUE}") for n in report.loaded}
+    for name, tensor in tensors.items():
+        variables[name].assign(tensor)
     return report
 
 
@@ -245,7 +259,7 @@ class CheckpointStore:
     @property
     def latest(self) -> str | None:
         """Prefix of the newest checkpoint, or None."""
-        return self._manager.latest_checkpoint
+        return self._manager.latest_checkpoint or _newest_file(self._manager.directory)
 
     def save(self) -> str:
         """Writes a checkpoint at the optimizer's step; returns its prefix."""
@@ -276,17 +290,24 @@ class CheckpointStore:
                     "fit. Resume with the optimizer and the TensorFlow lane it was saved with, or "
                     "start a new model_dir with --checkpoint."
                 )
-            variable.assign(reader.get_tensor(key))
+            variable.assign(_read_tensor(reader, prefix, key))
         step = read_step(prefix)
         self._optimizer.iterations.assign(step)
         return step
+
+
+def _newest_file(folder: str) -> str | None:
+    """Prefix of the newest `ckpt-STEP` in a folder whose `checkpoint` file is lost or damaged."""
+    matches = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in os.listdir(folder)]
+    found = [int(match[1]) for match in matches if match]
+    return os.path.join(folder, f"ckpt-{max(found)}") if found else None
 
 
 def read_step(prefix: str) -> int:
     """Returns the step at which a checkpoint was saved (0 if it does not say)."""
     reader = read_checkpoint(prefix)
     key = f"global_step{_VALUE}"
-    return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
+    return int(_read_tensor(reader, prefix, key)) if reader.has_tensor(key) else 0
 
 
 def _state_of(optimizer: Any) -> list[Any]:

@@ -8,6 +8,7 @@ Components take plain arguments: only `train.py` unpacks a `Config`.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -92,7 +93,9 @@ class Config:
         None, "Run", "Folder for checkpoints, results and exports. None: a fresh one is made.",
         run=True,
     )  # fmt: skip
-    seed: int = _flag(0, "Run", "Seed of every random draw: weights, order, views.", at_least=0)
+    seed: int = _flag(
+        0, "Run", "Seed of every random draw: weights, order, views.", at_least=0, below=2**31
+    )
     train_batch_size: int = _flag(512, "Run", "Images per step, over all replicas.", at_least=1)
     train_epochs: int = _flag(100, "Run", "Passes over the training split.", run=True, at_least=0)
     train_steps: int = _flag(
@@ -254,6 +257,9 @@ class Config:
         for field in dataclasses.fields(cls):
             if "None" in str(field.type) and values[field.name] == "":
                 values[field.name] = None
+        if values["model_dir"] is not None:
+            # The shell leaves the ~ of --model_dir=~/runs alone.
+            values["model_dir"] = os.path.expanduser(values["model_dir"])
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -103,6 +103,10 @@ def _check_run(config: Config) -> None:
             f"Expected train_batch_size to be a multiple of cpu_replicas={config.cpu_replicas}; "
             f"received: {config.train_batch_size}."
         )
+    if config.eval_name and os.path.basename(config.eval_name) != config.eval_name:
+        raise UserError(
+            f"Expected eval_name to be a name, not a path; received: {config.eval_name!r}."
+        )
     if config.use_tpu and config.strategy not in ("auto", "tpu"):
         raise UserError(
             f"Expected strategy auto or tpu with --use_tpu=True; received: {config.strategy!r}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import tensorflow as tf
 
@@ -52,7 +53,13 @@ def make_strategy(
                 "Expected the environment variable TF_CONFIG to describe the workers; received: "
                 "none. Set it for each worker, or pass --strategy=mirrored."
             )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                "Expected TF_CONFIG to name the cluster and this worker's task; received: "
+                f"{os.environ['TF_CONFIG']!r} ({error}). Mend or unset it."
+            ) from error
     cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
     if name == "mirrored" or (name == "auto" and (len(gpus) > 1 or cpu_replicas > 1)):
         return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus] or cpus)
@@ -85,18 +92,24 @@ def _one_device(gpus: list[tf.config.LogicalDevice]) -> tf.distribute.Strategy:
 
 def _num_workers() -> int:
     """Number of workers that TF_CONFIG names; 0 without it."""
+    text = os.environ.get("TF_CONFIG") or "{}"
     try:
-        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    except ValueError as error:
+        cluster = json.loads(text).get("cluster", {})
+        return len(cluster.get("worker", [])) + len(cluster.get("chief", []))
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
-            f"Expected TF_CONFIG to be JSON; received text that is not ({error}). Mend or unset it."
+            f"Expected TF_CONFIG to be JSON that names a cluster's workers ({error}); received: "
+            f"{text!r}. Mend or unset it."
         ) from error
-    return len(cluster.get("worker", [])) + len(cluster.get("chief", []))
 
 
 def _tpu_strategy(
     address: str | None, zone: str | None, project: str | None
 ) -> tf.distribute.Strategy:
+    if "://" in (address or "") and not re.fullmatch(r"grpc://[^/]+:\d+/?", address or ""):
+        raise UserError(  # TensorFlow would abort the process
+            f"Expected the TPU's address in the form grpc://HOST:PORT; received: {address!r}."
+        )
     try:
         cluster = tf.distribute.cluster_resolver.TPUClusterResolver(
             address or "", zone=zone, project=project

@@ -74,7 +74,6 @@ class Classifier(steps.StepModel):
         self.zero_init_logits_layer = zero_init_logits_layer
         self.weight_decay = weight_decay
         self.seed = seed
-        self.augment = augment
         self.supervised_head = linear_head(num_classes)
         width = self.encoder.output_shape[-1]
         width = self.projection_head.selected_width(width, projection_selector)
@@ -98,7 +97,7 @@ class Classifier(steps.StepModel):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One supervised step on this replica's share of the batch."""
         images, labels = steps.unpack(data)
-        labels = steps.check_labels(labels, self.num_classes)
+        labels = steps.class_ids(labels, self.num_classes)
         learning_rate = steps.current_learning_rate(self.optimizer)
         if self._make_views is not None:
             seed = steps.step_seed(self.seed, self.optimizer.iterations)
@@ -120,7 +119,7 @@ class Classifier(steps.StepModel):
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Accuracy on images and labels."""
         images, labels = steps.unpack(data)
-        labels = steps.check_labels(labels, self.num_classes)
+        labels = steps.class_ids(labels, self.num_classes)
         logits = self(images, training=False)
         decay = steps.decay_loss(self._decayed, self.weight_decay)
         return replica_logs(steps.update_evaluation(self._eval_metrics, labels, logits, decay))

@@ -80,7 +80,6 @@ class SimCLR(steps.StepModel):
         self.weight_decay = weight_decay
         self.projection_selector = projection_selector
         self.seed = seed
-        self.augment = augment
         self.supervised_head = None
         if num_classes is not None:
             self.supervised_head = linear_head(num_classes)
@@ -108,11 +107,6 @@ class SimCLR(steps.StepModel):
         """
         if isinstance(inputs, (tuple, list)):
             return tf.concat([steps.as_float(view) for view in inputs], 0)
-        if self._make_views is None:
-            raise UserError(
-                "Expected (view1, view2) as the images, since the model has no augmentation; "
-                "received: one array. Pass augment=SimCLRAugment(...)."
-            )
         return self._make_views(inputs, seed, copies=2)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -121,7 +115,7 @@ class SimCLR(steps.StepModel):
         learning_rate = steps.current_learning_rate(self.optimizer)
         views = self.views(inputs, steps.step_seed(self.seed, self.optimizer.iterations))
         if self.supervised_head is not None:
-            labels = self._labels(labels)
+            labels = steps.class_ids(labels, self.num_classes)
         results: dict[str, tf.Tensor] = {}
         with tf.GradientTape() as tape:
             contrast, hidden = self._contrast(views, training=True)
@@ -150,7 +144,9 @@ class SimCLR(steps.StepModel):
             logits = self.supervised_head(hidden[self.projection_selector])
             decay = steps.decay_loss(self._decayed, self.weight_decay)
             return replica_logs(
-                steps.update_evaluation(self._eval_metrics, self._labels(labels), logits, decay)
+                steps.update_evaluation(
+                    self._eval_metrics, steps.class_ids(labels, self.num_classes), logits, decay
+                )
             )
         views = self.views(inputs, steps.step_seed(self.seed, 0))
         contrast, _ = self._contrast(views, training=False)
@@ -166,13 +162,8 @@ class SimCLR(steps.StepModel):
         hidden = self.projection_head.hidden_layers(features, training=training)
         return nt_xent(hidden[-1], self.temperature, self.hidden_norm), hidden
 
-    def _labels(self, labels: tf.Tensor | None) -> tf.Tensor:
-        if labels is None:
-            raise UserError(
-                f"Expected (images, labels), for a linear head of {self.num_classes} classes; "
-                "received: images alone. Pass labels, or num_classes=None."
-            )
-        return steps.check_labels(labels, self.num_classes)
+    def _needs_views(self) -> bool:
+        return self._make_views is None
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -111,6 +111,7 @@ def _train(config: Config) -> int:
         config = dataclasses.replace(config, model_dir=_fresh_folder(config))
         print(f"Writing to {config.model_dir} (choose another with --model_dir).", flush=True)
     folder = str(config.model_dir)
+    existed = not fresh and os.path.isdir(folder)
     # TensorFlow 2.15 greets every process with errors about CUDA that mean nothing; what really
     # fails raises. TF_CPP_MIN_LOG_LEVEL=0 brings the notices back.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -127,10 +128,10 @@ def _train(config: Config) -> int:
         )
         return 130
     except UserError:
-        if fresh:
+        if not existed:
             # Leave no empty folder behind; one that holds files stays.
             with contextlib.suppress(OSError):
-                os.removedirs(folder)
+                (os.removedirs if fresh else os.rmdir)(folder)
         raise
     return 0
 
@@ -229,7 +230,7 @@ def _earlier_settings(flag_values: flags.FlagValues, present: set[str]) -> tuple
     """Returns the settings that a run left in model_dir, under those given now, to evaluate it."""
     if not flag_values["model_dir"].value:
         raise UserError("Expected --model_dir with --mode=eval: the run to evaluate.")
-    path = Path(flag_values["model_dir"].value) / "flags.json"
+    path = Path(flag_values["model_dir"].value).expanduser() / "flags.json"
     try:
         saved = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
@@ -239,7 +240,8 @@ def _earlier_settings(flag_values: flags.FlagValues, present: set[str]) -> tuple
         ) from error
     known = {field.name for field in dataclasses.fields(Config)}
     kept = {name: value for name, value in saved.items() if name in known}
-    given = {name: flag_values[name].value for name in present}
+    now = Config.from_flag_values(flag_values)
+    given = {name: getattr(now, name) for name in present}
     config = Config(**{**kept, **given})
     config.validate()
     return config, [f"Evaluating with the settings of {path}."]

@@ -78,6 +78,7 @@ class StepModel(keras.Model):
     """
 
     supervised_head: Any
+    augment: Callable[..., tf.Tensor] | None
 
     def _finish(
         self,
@@ -85,7 +86,8 @@ class StepModel(keras.Model):
         metric_names: Sequence[str],
         evaluates: bool,
     ) -> None:
-        """Makes augmentation and metrics, untracked: they are no weights of the model."""
+        """Keeps augmentation and metrics, untracked: they are no weights of the model."""
+        self._set_untracked("augment", augment)
         view_maker = ViewMaker(augment) if augment is not None else None
         self._set_untracked("_make_views", view_maker)
         self._set_untracked("_decayed", [])
@@ -121,6 +123,44 @@ class StepModel(keras.Model):
         self.compile(**deserialize(config))
         self.optimizer.build(self.trainable_variables)
 
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains; see `keras.Model.fit`. Data that do not fit the model are refused at once.
+
+        Raises:
+            UserError: No labels for the linear head, no views without an augmentation, or labels
+                outside the classes (those of a data set raise InvalidArgumentError on their way).
+        """
+        self._check_structure(x, y)
+        return super().fit(self._with_checked_labels(x, y), y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates; see `keras.Model.evaluate`. Labels are checked as in `fit`."""
+        return super().evaluate(self._with_checked_labels(x, y), y, *args, **kwargs)
+
+    def _check_structure(self, x: Any, y: Any) -> None:
+        # Here, not in the step: Keras 2 wraps what a traced step raises.
+        element = getattr(x, "element_spec", None)
+        images, labels = (x, y) if element is None else unpack(element)
+        if self.supervised_head is not None and labels is None:
+            raise UserError(
+                f"Expected (images, labels), for a linear head of {self.supervised_head.units} "
+                "classes; received: images alone. Pass labels, or num_classes=None."
+            )
+        if self._needs_views() and not isinstance(images, (tuple, list)):
+            raise UserError(
+                "Expected (view1, view2) as the images, since the model has no augmentation; "
+                "received: one array. Pass augment=SimCLRAugment(...)."
+            )
+
+    def _needs_views(self) -> bool:
+        """Whether the data set must deliver pairs of views."""
+        return False
+
+    def _with_checked_labels(self, x: Any, y: Any) -> Any:
+        if self.supervised_head is None:
+            return x
+        return check_labels(x, y, self.supervised_head.units)
+
     def predict_step(self, data: Any) -> tf.Tensor:
         """Outputs for the images, whether or not labels come with them."""
         return self(unpack(data)[0], training=False)
@@ -154,20 +194,48 @@ def unpack(data: Any) -> tuple[Any, tf.Tensor | None]:
     )
 
 
-def check_labels(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Returns class ids (N,), asserted to be in [0, num_classes) (one-hot rows are converted)."""
+def class_ids(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """Returns int32 class ids (N,) of labels (N,), (N, 1) or one-hot (N, num_classes)."""
     labels = tf.convert_to_tensor(labels)
-    if labels.shape.rank == 2 and labels.shape[-1] == num_classes:
+    if labels.shape.rank == 2 and labels.shape[-1] == num_classes and num_classes > 1:
         labels = tf.argmax(labels, -1)
-    labels = tf.cast(tf.reshape(labels, [-1]), tf.int32)
-    inside = tf.logical_and(labels >= 0, labels < num_classes)
+    return tf.cast(tf.reshape(labels, [-1]), tf.int32)
+
+
+def check_labels(data: Any, labels: Any, num_classes: int) -> Any:
+    """Returns the data set, made to stop at a label outside [0, num_classes).
+
+    The check runs in the input pipeline: a GPU would have to wait for it at every step.
+
+    Args:
+        data: What `fit` was given: a data set, or arrays.
+        labels: The labels that go with arrays, or None.
+        num_classes: Classes of the linear head.
+
+    Raises:
+        UserError: An array holds such a label; a data set raises InvalidArgumentError on its way.
+    """
     message = (
         f"Expected labels in [0, {num_classes}), the classes of the linear head; received others. "
         "Pass the right num_classes or mend the labels."
     )
-    check = tf.debugging.Assert(tf.reduce_all(inside), [message, labels])
-    with tf.control_dependencies([check] if check is not None else []):
-        return tf.identity(labels)
+    if labels is not None and not isinstance(data, tf.data.Dataset):
+        ids = class_ids(labels, num_classes).numpy()
+        if ids.size and not (ids.min() >= 0 and ids.max() < num_classes):
+            raise UserError(message)
+    if not isinstance(data, tf.data.Dataset):
+        return data
+    spec = data.element_spec
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        return data
+
+    def checked(images: Any, labels: Any) -> tuple[Any, Any]:
+        ids = class_ids(labels, num_classes)
+        inside = tf.logical_and(ids >= 0, ids < num_classes)
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(inside), [message])]):
+            return images, tf.identity(labels)
+
+    return data.map(checked, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def set_up_decay(

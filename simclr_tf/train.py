@@ -122,7 +122,8 @@ class Run:
             )
         replicas = self.strategy.num_replicas_in_sync
         for name in ("train_batch_size", "eval_batch_size"):
-            if getattr(config, name) % replicas:
+            used = config.mode != {"train_batch_size": "eval", "eval_batch_size": "train"}[name]
+            if used and getattr(config, name) % replicas:
                 raise UserError(
                     f"Expected {name} to be a multiple of the {replicas} replicas; received: "
                     f"{getattr(config, name)}. Pass --{name}={replicas * max(1, 256 // replicas)}."
@@ -174,7 +175,8 @@ class Run:
             synchronized=config.global_bn,
         )
         augment = None
-        if config.augment_on == "device":
+        # Views that the host made pass a SimCLR by; its evaluation without labels draws its own.
+        if config.augment_on == "device" or config.train_mode == "pretrain":
             augment = SimCLRAugment(seed=config.seed, **self._view_options())
         num_classes = self.train_source.num_classes
         if config.train_mode == "finetune":
@@ -225,24 +227,29 @@ class Run:
             _say(line)
         if self.config.mode == "eval":
             return self._follow()
-        self._train()
+        step = self._train()
         if self.config.mode == "train":
             return {}
-        results = self._evaluate(self.train_steps)
+        results = self._evaluate(step)
         self._compare(results)
         return results
 
-    def _train(self) -> None:
+    def _train(self) -> int:
+        """Trains what is left to train; returns the step that the model is at."""
         config = self.config
         store = CheckpointStore(
             self.model, self.model.optimizer, self.model_dir, config.keep_checkpoint_max
         )
         first_step = self._start(store)
+        source, data = self.train_source, None
+        if first_step < self.train_steps:
+            with _data_errors(source):
+                data = self._training_data(first_step)
+        # Only now: settings that cannot work must not claim the folder.
         run_folder.write_json(os.path.join(self.model_dir, run_folder.FLAGS_FILE), config.to_dict())
-        if first_step >= self.train_steps:
+        if data is None:
             _say(f"Already trained to step {first_step} of {self.train_steps}.")
-            return
-        source = self.train_source
+            return first_step
         classes = f"{source.num_classes} classes" if source.num_classes else "no labels"
         _say(
             f"Training on {source.num_examples} images of {source.name} ({classes}), "
@@ -257,14 +264,15 @@ class Run:
             return lambda step: step == self.train_steps or (every > 0 and step % every == 0)
 
         pictured = self._save_views(first_step)
+        progress = Progress(first_step, self.train_steps, config.train_batch_size)
         callbacks = [
-            Progress(first_step, self.train_steps, config.train_batch_size),
+            progress,
             Summaries(first_step, self.model_dir, due(summary_steps), pictured),
             Checkpoints(first_step, store, due(checkpoint_steps)),
         ]
-        with _data_errors(source):
+        with _data_errors(source), contextlib.closing(progress):
             self.model.fit(
-                self._training_data(first_step),
+                data,
                 epochs=1,
                 steps_per_epoch=self.train_steps - first_step,
                 callbacks=callbacks,
@@ -272,6 +280,7 @@ class Run:
             )
         for path, reason in source.bad_images[:1]:
             _say(f"Skipped {len(source.bad_images)} unreadable image(s), as {path}: {reason}.")
+        return self.train_steps
 
     def _start(self, store: CheckpointStore) -> int:
         """Resumes, warm-starts or starts afresh; returns the steps taken before."""
@@ -482,9 +491,13 @@ class Run:
                 ({n: np.concatenate(f) for n, f in features.items()}, np.concatenate(labels))
             )
         (train, train_labels), (test, test_labels) = sides
-        compared = evaluate.compare_features(
-            train, train_labels, test, test_labels, self.config.seed
-        )
+        try:
+            compared = evaluate.compare_features(
+                train, train_labels, test, test_labels, self.config.seed
+            )
+        except ValueError as error:  # one class only, or not a number among the features
+            _say(f"No comparison with raw pixels: {' '.join(str(error).split())}")
+            return
         accuracy = results["eval/label_top_1_accuracy"]
         _say(evaluate.comparison_table(compared, "this run", accuracy))
         run_folder.write_json(

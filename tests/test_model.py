@@ -22,8 +22,17 @@ from simclr_tf.optimizers import LARS
 from simclr_tf.resnet import ResNet
 
 
-def small_encoder(**settings: Any) -> ResNet:
-    return ResNet(18, 0.125, cifar_stem=True, **settings)
+def small_encoder(channels: int = 3) -> keras.Model:
+    """Two convolutions: most tests ask about the model around the encoder."""
+    images = keras.Input((None, None, channels))
+    x = keras.layers.Conv2D(8, 3, 2, use_bias=False)(images)
+    x = keras.layers.ReLU()(BatchNorm()(x))
+    x = keras.layers.Conv2D(64, 3, 2)(x)
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+
+
+def small_resnet() -> ResNet:
+    return ResNet(18, 0.125, cifar_stem=True)
 
 
 def small_model(**settings: Any) -> SimCLR:
@@ -46,6 +55,13 @@ def dataset(labelled: bool = True, count: int = 16) -> tf.data.Dataset:
     images, labels = batch(count)
     data = tf.data.Dataset.from_tensor_slices((images, labels) if labelled else images)
     return data.batch(8, drop_remainder=True)
+
+
+def comparable(config: Any) -> Any:
+    """A config without what Keras adds of its own (tuples or lists, shapes it was built with)."""
+    if isinstance(config, dict):
+        return {k: comparable(v) for k, v in config.items() if k != "build_config"}
+    return [comparable(v) for v in config] if isinstance(config, (list, tuple)) else config
 
 
 METRICS = {"contrast_loss", "contrast_acc", "contrast_entropy", "supervised_loss",
@@ -98,6 +114,8 @@ class TestFit:
         model.compile(optimizer=LARS(0.1))
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"Expected labels in \[0, 2\)"):
             model.fit(dataset(), verbose=0)
+        with pytest.raises(UserError, match=r"Expected labels in \[0, 2\)"):
+            model.evaluate(*batch(16), verbose=0)
 
     def test_linear_head_does_not_train_the_encoder(self) -> None:
         """The supervised loss is behind a stop-gradient."""
@@ -202,7 +220,7 @@ class TestSaving:
             model: Any = small_model(temperature=0.3)
         else:
             model = Classifier(
-                small_encoder(), 3, augment=SimCLRAugment(16, augmentations="crop,flip"),
+                small_resnet(), 3, augment=SimCLRAugment(16, augmentations="crop,flip"),
                 fine_tune_after_block=2,
             )  # fmt: skip
         model.compile(optimizer=LARS(0.1, weight_decay=1e-4))
@@ -213,7 +231,7 @@ class TestSaving:
         np.testing.assert_allclose(
             loaded.predict(images, verbose=0), model.predict(images, verbose=0), atol=1e-5
         )
-        assert loaded.get_config() == model.get_config()
+        assert comparable(loaded.get_config()) == comparable(model.get_config())
         assert len(loaded.trainable_variables) == len(model.trainable_variables)
         loaded.fit(dataset(), verbose=0)
 
@@ -225,10 +243,10 @@ class TestSaving:
 
 
 class TestFineTuning:
-    @pytest.mark.parametrize(("block", "trained"), [(-1, 5), (0, 4), (2, 2), (4, 0)])
+    @pytest.mark.parametrize(("block", "trained"), [(0, 4), (2, 2), (4, 0)])
     def test_frozen_blocks_stay(self, block: int, trained: int) -> None:
         """`trained` of the five parts (stem, four block groups) change; the others don't move."""
-        classifier = Classifier(small_encoder(), 3, fine_tune_after_block=block)
+        classifier = Classifier(small_resnet(), 3, fine_tune_after_block=block)
         before = self.parts(classifier)
         classifier.compile(optimizer=keras.optimizers.SGD(0.5))
         classifier.fit(dataset(), verbose=0)
@@ -296,7 +314,7 @@ class TestDevices:
         return step.get_concrete_function(tf.constant(images), tf.constant(labels))
 
     def test_every_op_of_the_step_has_a_gpu_kernel(self) -> None:
-        model = small_model()
+        model = small_model(encoder=small_resnet())
         model.compile(optimizer=LARS(0.1))
         model.optimizer.build(model.trainable_variables)
         assert ops_without_gpu_kernel(self.traced_step(model)) == []
@@ -310,8 +328,11 @@ class TestDevices:
         model.optimizer.build(model.trainable_variables)
         assert ops_without_gpu_kernel(self.traced_step(model)) == ["ResizeBicubic"]
 
-    def test_the_whole_step_compiles(self) -> None:
-        model = small_model()
+    @pytest.mark.parametrize(
+        "encoder", [small_encoder, pytest.param(small_resnet, marks=pytest.mark.slow)]
+    )
+    def test_the_whole_step_compiles(self, encoder: Any) -> None:
+        model = small_model(encoder=encoder())
         model.compile(optimizer=LARS(0.1), jit_compile=True)
         model.optimizer.build(model.trainable_variables)
         images, labels = batch()

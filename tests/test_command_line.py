@@ -1,0 +1,590 @@
+"""The command as a user types it: train, stop, resume, evaluate, fine-tune; every flag.
+
+Runs take a second or two: a tiny network on 8-pixel digits. Most run in this process; what splits
+the CPU or needs several processes runs in processes of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow import keras
+from tensorflow.core.util import event_pb2
+
+import simclr_tf
+from simclr_tf.callbacks import Checkpoints
+from simclr_tf.config import Config
+from simclr_tf.run import main
+
+TINY = [
+    "--dataset=mnist_5k", "--train_split=train[:64]", "--eval_split=test[:32]", "--image_size=8",
+    "--encoder=mlp:16", "--proj_out_dim=8", "--num_proj_layers=2", "--augmentations=crop",
+    "--train_batch_size=16", "--eval_batch_size=16", "--train_steps=6", "--warmup_epochs=0",
+    "--learning_rate=0.5", "--eval_baselines=never",
+]  # fmt: skip
+OFTEN = ["--checkpoint_steps=2", "--train_summary_steps=1", "--keep_checkpoint_max=2"]
+ONE_STEP = ["--train_steps=1", "--learning_rate=0"]  # leaves the weights as they were
+TUNE = ["--train_mode=finetune"]
+RELEASE_WITHOUT_HEADS = "(?!global_step|(?:.*/|^)Momentum|head)"
+
+Command = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Each test works in a folder of its own, and leaves the process as it found it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    policy = keras.mixed_precision.global_policy()
+    yield tmp_path
+    keras.mixed_precision.set_global_policy(policy)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the tiny command with changes, expects an exit code; returns what it printed."""
+
+    def run(*arguments: str, code: int = 0, defaults: list[str] = TINY) -> str:
+        capsys.readouterr()
+        assert main(["simclr-tf", *defaults, *arguments]) == code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return out + err if code else out
+
+    return run
+
+
+def process(
+    *arguments: str, defaults: list[str] = TINY, wait: bool = True, **variables: str
+) -> subprocess.Popen[str]:
+    """Starts the command as a process of its own."""
+    root = Path(simclr_tf.__file__).parents[1]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "simclr_tf.run", *defaults, *arguments],
+        env={**os.environ, "PYTHONPATH": str(root), **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if wait:
+        finish(started)
+    return started
+
+
+def finish(started: subprocess.Popen[str], timeout: float = 240) -> str:
+    """Waits for a process, expects success; returns what it printed."""
+    try:
+        out, err = started.communicate(timeout=timeout)
+    finally:
+        started.kill()
+    assert started.returncode == 0, err[-3000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted pretraining run of six steps with its evaluation: model_dir."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = [*TINY, *OFTEN, "--mode=train_then_eval", f"--model_dir={folder}"]
+    assert main(["simclr-tf", *arguments]) == 0
+    return folder
+
+
+@pytest.fixture
+def mine(trained: Path, working_folder: Path) -> Path:
+    """A copy of the trained run that a test may go on with."""
+    copy = Path(shutil.copytree(trained, working_folder / "mine"))
+    state = copy / "checkpoint"
+    state.write_text(state.read_text().replace(str(trained), str(copy)))
+    return copy
+
+
+def weights(prefix: Path | str) -> dict[str, np.ndarray]:
+    """Returns the model's variables in a checkpoint."""
+    reader = tf.train.load_checkpoint(str(prefix))
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("model/")]
+    return {
+        name.removeprefix("model/").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): reader.get_tensor(
+            name
+        )
+        for name in names
+    }
+
+
+def assert_same_weights(first: Path, second: Path, only: str = "", rtol: float = 1e-5) -> None:
+    ours, theirs = weights(first), weights(second)
+    names = [name for name in theirs if only in name]
+    assert names
+    for name in names:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, atol=1e-6, err_msg=name)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """Returns the rows of metrics.csv."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def results(folder: Path, name: str = "result.json") -> dict[str, float]:
+    return json.loads((folder / name).read_text())
+
+
+def summaries(folder: Path) -> dict[str, set[int]]:
+    """Returns tag -> steps of the TensorBoard events directly in a folder."""
+    found: dict[str, set[int]] = {}
+    for path in folder.glob("events.out.tfevents.*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                found.setdefault(value.tag, set()).add(event.step)
+    return found
+
+
+def write_folder(folder: Path, classes: dict[str, int]) -> Path:
+    """Writes a folder of 12-pixel images: class name ('' for none) -> number of images."""
+    from PIL import Image
+
+    random = np.random.RandomState(0)
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            pixels = random.randint(0, 256, (12, 12, 3)).astype("uint8")
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+# What a run leaves.
+
+
+def test_files_of_a_run(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir() if not path.name.startswith("events")}
+    assert names == {
+        "checkpoint", "ckpt-4.data-00000-of-00001", "ckpt-4.index", "ckpt-6.data-00000-of-00001",
+        "ckpt-6.index", "flags.json", "metrics.csv", "result.json", "result_6.json", "saved_model",
+        "views.png",
+    }  # fmt: skip
+    assert [path.name for path in (trained / "saved_model").iterdir()] == ["6"]
+    settings = results(trained, "flags.json")
+    assert settings["train_batch_size"] == 16 and settings["encoder"] == "mlp:16"
+    assert set(settings) == {field.name for field in dataclasses.fields(Config)}
+
+
+def test_results_have_the_releases_names(trained: Path) -> None:
+    found = results(trained)
+    assert set(found) == {
+        "eval/label_top_1_accuracy", "eval/label_top_5_accuracy", "eval/regularization_loss",
+        "global_step",
+    }  # fmt: skip
+    assert found["global_step"] == 6 and found == results(trained, "result_6.json")
+    assert 0 <= found["eval/label_top_1_accuracy"] <= found["eval/label_top_5_accuracy"] <= 1
+
+
+def test_metrics_and_summaries(trained: Path) -> None:
+    table = rows(trained)
+    assert [row["step"] for row in table] == [1, 2, 3, 4, 5, 6]
+    names = {"contrast_loss", "contrast_acc", "contrast_entropy", "supervised_loss",
+             "supervised_acc", "weight_decay", "total_loss"}  # fmt: skip
+    assert set(table[0]) == {"step", "learning_rate", *names}
+    assert all(math.isfinite(value) for row in table for value in row.values())
+    found = summaries(trained)
+    steps = {1, 2, 3, 4, 5, 6}
+    for name in names:
+        assert found[f"train/{name}"] == steps
+    assert found["learning_rate"] == steps and found["views"] == steps
+    assert found["eval/label_top_1_accuracy"] == {6}
+
+
+def test_picture_of_the_views(trained: Path) -> None:
+    from PIL import Image
+
+    with Image.open(trained / "views.png") as picture:
+        assert picture.width > 200 and picture.height > 400
+        assert len(picture.convert("L").getcolors()) > 20, "the picture is empty"
+
+
+def test_export_is_the_model(trained: Path) -> None:
+    module = tf.saved_model.load(str(trained / "saved_model" / "6"))
+    outputs = module(tf.zeros([3, 8, 8, 3]), trainable=False)
+    assert outputs["final_avg_pool"].shape == (3, 16)
+    assert outputs["proj_head_output"].shape == (3, 8)
+    assert outputs["logits_sup"].shape == (3, 10)
+
+
+# Stop and go on.
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(
+    trained: Path, command: Command, monkeypatch: pytest.MonkeyPatch, working_folder: Path
+) -> None:
+    save = Checkpoints.on_step
+
+    def interrupt(self: Checkpoints, step: int, logs: dict) -> None:
+        save(self, step, logs)
+        if step == 5:  # one step after a checkpoint: it is taken again
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "on_step", interrupt)
+    arguments = [*OFTEN, "--mode=train_then_eval", "--model_dir=run"]
+    said = command(*arguments, code=130)
+    assert "the same command resumes" in said
+    assert [row["step"] for row in rows(working_folder / "run")] == [1, 2, 3, 4, 5]
+    assert not (working_folder / "run" / "result.json").exists()
+
+    monkeypatch.setattr(Checkpoints, "on_step", save)
+    said = command(*arguments)
+    assert "Resuming from run/ckpt-4 at step 4" in said and "Changed" not in said
+    assert_same_weights(working_folder / "run" / "ckpt-6", trained / "ckpt-6")
+    for ours, theirs in zip(rows(working_folder / "run"), rows(trained), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    assert results(working_folder / "run") == pytest.approx(results(trained), rel=1e-4)
+
+
+def test_finished_run_is_not_trained_again(command: Command, mine: Path) -> None:
+    """A shorter length changes nothing: the results are those of the step that it is at."""
+    before = weights(mine / "ckpt-6")
+    said = command(*OFTEN, "--mode=train_then_eval", f"--model_dir={mine}", "--train_steps=3")
+    assert "Changed since this run began: train_steps from 6 to 3." in said
+    assert "Already trained to step 6 of 3." in said
+    assert results(mine)["global_step"] == 6 and not (mine / "result_3.json").exists()
+    for name, value in weights(mine / "ckpt-6").items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_longer_run_goes_on_and_says_what_changed(command: Command, mine: Path) -> None:
+    said = command(
+        *OFTEN, f"--model_dir={mine}", "--train_steps=8", "--keep_checkpoint_max=3",
+        "--keep_hub_module_max=2", "--mode=train_then_eval",
+    )  # fmt: skip
+    assert "train_steps from 6 to 8" in said and "keep_checkpoint_max from 2 to 3" in said
+    assert "Resuming from" in said and "at step 6" in said
+    kept = sorted(path.stem for path in mine.glob("*.index"))
+    assert kept == ["ckpt-4", "ckpt-6", "ckpt-8"]
+    exports = sorted(path.name for path in (mine / "saved_model").iterdir())
+    assert exports == ["6", "8"]
+    assert results(mine, "flags.json")["train_steps"] == 8
+    assert [row["step"] for row in rows(mine)] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_lost_list_of_checkpoints_does_not_start_afresh(
+    command: Command, mine: Path, damage: str
+) -> None:
+    if damage == "gone":
+        (mine / "checkpoint").unlink()
+    else:
+        (mine / "checkpoint").write_bytes(b"\x00\x01")
+    said = command(*OFTEN, f"--model_dir={mine}")
+    assert "at step 6" in said and "Already trained" in said
+
+
+def test_fresh_folder_is_named(command: Command, working_folder: Path) -> None:
+    said = command("--train_steps=1")
+    (folder,) = (working_folder / "runs").iterdir()
+    assert f"runs/{folder.name}" in said and (folder / "ckpt-1.index").exists()
+
+
+# Evaluating.
+
+
+def test_evaluation_of_a_finished_run(command: Command, mine: Path, trained: Path) -> None:
+    (mine / "result.json").unlink()
+    said = command(
+        "--mode=eval", f"--model_dir={mine}", "--eval_name=again", "--eval_split=test[:16]",
+        "--eval_steps=1", defaults=[],
+    )  # fmt: skip
+    assert "flags.json" in said and "Step 6 is the last of 6: evaluation complete." in said
+    assert "eval_split from test[:32] to test[:16]" in said
+    assert results(mine)["global_step"] == 6
+    assert summaries(mine / "eval_again")["eval/label_top_1_accuracy"] == {6}
+    assert results(mine, "flags.json") == results(trained, "flags.json")
+
+
+@pytest.mark.slow
+def test_evaluation_follows_a_run(trained: Path, mine: Path, working_folder: Path) -> None:
+    """A second process evaluates step 4, then, when it comes, step 6."""
+    later = working_folder / "later"
+    later.mkdir()
+    for path in mine.glob("ckpt-6.*"):
+        shutil.move(path, later / path.name)
+    state = mine / "checkpoint"
+    whole = state.read_text()
+    state.write_text('model_checkpoint_path: "ckpt-4"\nall_model_checkpoint_paths: "ckpt-4"\n')
+    (mine / "result.json").unlink()
+    follower = process("--mode=eval", f"--model_dir={mine}", defaults=[], wait=False)
+    try:
+        deadline = time.monotonic() + 120
+        while not (mine / "result_4.json").exists():
+            assert follower.poll() is None and time.monotonic() < deadline, follower.communicate()
+            time.sleep(0.2)
+        for path in later.iterdir():
+            shutil.move(path, mine / path.name)
+        state.write_text(whole)
+        said = finish(follower)
+    finally:
+        follower.kill()
+    assert "Step 6 is the last of 6: evaluation complete." in said
+    assert results(mine) == pytest.approx(results(trained), rel=1e-4)
+    assert results(mine, "result_4.json")["global_step"] == 4
+
+
+def test_pretraining_without_labels(command: Command, working_folder: Path) -> None:
+    folder = write_folder(working_folder / "photos", {"": 24})
+    said = command(
+        f"--dataset={folder}", "--train_split=train", "--eval_split=test", "--eval_fraction=0.3",
+        "--mode=train_then_eval", "--model_dir=run", "--train_steps=1", "--eval_baselines=always",
+    )  # fmt: skip
+    assert "17 images" in said and "no labels" in said and "No accuracy" in said
+    found = results(working_folder / "run")
+    assert {"eval/contrast_loss", "eval/contrast_acc", "eval/contrast_entropy"} < set(found)
+    assert all(math.isfinite(value) for value in found.values())
+    module = tf.saved_model.load("run/saved_model/1")
+    assert "logits_sup" not in module(tf.zeros([1, 8, 8, 3]), trainable=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augment_on", ["device", "host"])
+def test_pretraining_without_linear_head(
+    command: Command, working_folder: Path, augment_on: str
+) -> None:
+    said = command(
+        "--nolineareval_while_pretraining", "--mode=train_then_eval", "--model_dir=run",
+        "--train_steps=1", f"--augment_on={augment_on}",
+    )  # fmt: skip
+    assert "No accuracy" in said and "lineareval_while_pretraining" in said
+    assert "eval/contrast_loss" in results(working_folder / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [{"cats": 30}, {"cats": 20, "dogs": 2}, {"a": 2, "b": 2}])
+def test_small_folders_are_compared_or_not(
+    command: Command, working_folder: Path, classes: dict[str, int]
+) -> None:
+    """One class, a rare class, fewer images than neighbours: no crash at the end of a run."""
+    write_folder(working_folder / "photos", classes)
+    said = command(
+        "--dataset=./photos", "--train_split=train", "--eval_split=test", "--train_steps=1",
+        "--train_batch_size=2", "--mode=train_then_eval", "--model_dir=run",
+        "--eval_baselines=always",
+    )  # fmt: skip
+    assert "raw pixels" in said
+    assert results(working_folder / "run")["global_step"] == 1
+
+
+@pytest.mark.slow
+def test_comparison_with_baselines(command: Command, working_folder: Path) -> None:
+    said = command(
+        "--mode=train_then_eval", "--model_dir=run", "--train_steps=2", "--eval_baselines=always"
+    )
+    assert "raw pixels" in said and "same encoder, untrained" in said
+    compared = results(working_folder / "run", "comparison.json")
+    accuracy = results(working_folder / "run")["eval/label_top_1_accuracy"]
+    assert compared["online_linear_head"] == accuracy
+    assert 0 < compared["raw pixels"]["logistic_regression"] <= 1
+
+
+# Starting from weights.
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["", pytest.param("ckpt-6", marks=pytest.mark.slow),
+     pytest.param("saved_model/6", marks=pytest.mark.slow)],
+    ids=["folder", "prefix", "SavedModel"],
+)  # fmt: skip
+def test_fine_tuning_starts_from_a_checkpoint(
+    command: Command, trained: Path, working_folder: Path, start: str
+) -> None:
+    said = command(*TUNE, *ONE_STEP, f"--checkpoint={trained / start}", "--model_dir=tuned")
+    assert "Starting from" in said and "from scratch" not in said
+    assert_same_weights(working_folder / "tuned/ckpt-1", trained / "ckpt-6", "kernel")
+    # the contrastive loss is gone
+    assert "train/contrast_loss" not in summaries(working_folder / "tuned")
+    assert "supervised_acc" in rows(working_folder / "tuned")[0]
+
+
+def test_only_what_the_pattern_names_is_restored(
+    command: Command, trained: Path, working_folder: Path
+) -> None:
+    said = command(
+        *TUNE, *ONE_STEP, f"--checkpoint={trained}", "--model_dir=tuned",
+        f"--variable_schema={RELEASE_WITHOUT_HEADS}", "--seed=1", "--zero_init_logits_layer",
+        "--mode=train_then_eval",
+    )  # fmt: skip
+    assert "left out by variable_schema" in said
+    ours, theirs = weights("tuned/ckpt-1"), weights(trained / "ckpt-6")
+    for name in ours:
+        if name.endswith("kernel"):
+            same = np.allclose(ours[name], theirs[name], rtol=1e-5)
+            assert same == name.startswith("encoder/"), name
+    head = ours["supervised_head/linear_layer/dense/kernel"]
+    assert np.all(head == 0)
+    assert results(working_folder / "tuned")["global_step"] == 1
+
+
+@pytest.mark.slow
+def test_fine_tuning_from_the_projection_head(
+    command: Command, trained: Path, working_folder: Path
+) -> None:
+    command(
+        *TUNE, *ONE_STEP, f"--checkpoint={trained}", "--ft_proj_selector=2", "--model_dir=tuned",
+        "--mode=train_then_eval", "--use_blur=False", "--variable_schema=(?!head_supervised)",
+    )  # fmt: skip
+    assert weights("tuned/ckpt-1")["supervised_head/linear_layer/dense/kernel"].shape == (8, 10)
+    outputs = tf.saved_model.load("tuned/saved_model/1")(tf.zeros([1, 8, 8, 3]), trainable=False)
+    assert outputs["logits_sup"].shape == (1, 10)
+
+
+@pytest.mark.slow
+def test_linear_evaluation_moves_the_head_alone(
+    command: Command, trained: Path, working_folder: Path
+) -> None:
+    command(
+        *TUNE, f"--checkpoint={trained}", "--fine_tune_after_block=4", "--model_dir=tuned",
+        "--train_steps=3",
+    )  # fmt: skip
+    assert_same_weights(working_folder / "tuned/ckpt-3", trained / "ckpt-6", "encoder/", 0)
+    head = "supervised_head/linear_layer/dense/kernel"
+    assert not np.allclose(weights("tuned/ckpt-3")[head], weights(trained / "ckpt-6")[head])
+
+
+@pytest.mark.slow
+def test_supervised_baseline_from_scratch(command: Command, working_folder: Path) -> None:
+    said = command(*TUNE, "--model_dir=scratch", "--train_steps=2", "--mode=train_then_eval")
+    assert "supervised baseline from scratch" in said
+    assert results(working_folder / "scratch")["global_step"] == 2
+
+
+@pytest.mark.slow
+def test_warm_start_while_pretraining(
+    command: Command, trained: Path, working_folder: Path
+) -> None:
+    command(*ONE_STEP, f"--checkpoint={trained}", "--model_dir=warm", "--seed=5")
+    assert_same_weights(working_folder / "warm/ckpt-1", trained / "ckpt-6", "kernel")
+
+
+@pytest.mark.slow
+def test_encoder_from_a_weights_file(command: Command, working_folder: Path) -> None:
+    from simclr_tf.encoders import make_encoder
+
+    donor = make_encoder("mlp:16", image_size=8)
+    donor.save_weights("donor.weights.h5")
+    command(*ONE_STEP, "--encoder_weights=donor.weights.h5", "--model_dir=run")
+    kernels = [v for name, v in weights("run/ckpt-1").items() if "encoder/" in name and v.ndim == 2]
+    np.testing.assert_allclose(kernels[0], donor.get_weights()[0], rtol=1e-5)
+
+
+# Every other flag, in a run that must end well.
+
+COMMANDS = {
+    "lars, sqrt, warm-up": ["--optimizer=lars", "--learning_rate_scaling=sqrt",
+                            "--warmup_epochs=1", "--momentum=0.8"],
+    "momentum": ["--optimizer=momentum", "--learning_rate=0.01", "--weight_decay=1e-4"],
+    "adam": ["--optimizer=adam", "--learning_rate=0.001", "--train_epochs=1", "--train_steps=0",
+             "--checkpoint_steps=0", "--checkpoint_epochs=1"],
+    "lamb": ["--optimizer=lamb", "--learning_rate=0.001"],
+    "bfloat16": ["--mixed_precision=bfloat16", "--mode=train_then_eval"],
+    "float16": ["--mixed_precision=float16", "--mode=train_then_eval", "--optimizer=adam",
+                "--learning_rate=0.001"],
+    "XLA": ["--jit_compile", "--augmentations=crop,flip,color,blur"],
+    "views on the host": ["--augment_on=host", "--augmentations=crop,flip,color,blur",
+                          "--crop_area_min=0.2", "--mode=train_then_eval"],
+    "fine-tuning, views on the host": [*TUNE, "--augment_on=host", "--mode=train_then_eval"],
+    "cached": ["--cache_dataset", "--color_jitter_strength=0.5",
+               "--augmentations=crop,flip,color"],
+    "v1 brightness": ["--brightness=v1", "--augmentations=crop,color", "--on_bad_image=skip"],
+    "extras": ["--augmentations=crop,noise,sobel,rotate,cutout,solarize"],
+    "linear projection": ["--proj_head_mode=linear", "--mode=train_then_eval"],
+    "no projection": ["--proj_head_mode=none", "--mode=train_then_eval"],
+    "loss": ["--temperature=0.5", "--nohidden_norm", "--batch_norm_decay=0.99",
+             "--global_bn=False"],
+    "one device": ["--strategy=one_device", "--data_dir=."],
+    "ResNet": ["--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.125",
+               "--sk_ratio=0.0625", "--se_ratio=0.25", "--train_steps=1"],
+    "keras.applications": ["--encoder=keras.applications.MobileNet", "--image_size=32",
+                           "--train_steps=1"],
+    "above 32 pixels": ["--image_size=40", "--mode=train_then_eval", "--train_steps=1"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_settings_run_to_the_end(command: Command, working_folder: Path, name: str) -> None:
+    command("--model_dir=run", "--train_steps=2", *COMMANDS[name])
+    (*_, last) = rows(working_folder / "run")
+    assert all(math.isfinite(value) for value in last.values()), last
+    assert list((working_folder / "run").glob("ckpt-*.index"))
+    if "--mode=train_then_eval" in COMMANDS[name]:
+        assert all(math.isfinite(v) for v in results(working_folder / "run").values())
+
+
+@pytest.mark.slow
+def test_two_replicas_equal_one(trained: Path, working_folder: Path) -> None:
+    """Two processors with half the batch each learn the same (views and order are the same)."""
+    started = process(
+        *OFTEN, "--cpu_replicas=2", "--strategy=mirrored", "--mode=train_then_eval",
+        "--model_dir=run", wait=False,
+    )  # fmt: skip
+    assert "2 replica(s)" in finish(started)
+    folder = working_folder / "run"
+    ours, theirs = rows(folder), rows(trained)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    # Each replica draws its own views: the losses are alike, not the same.
+    assert ours[-1]["contrast_loss"] == pytest.approx(theirs[-1]["contrast_loss"], rel=0.5)
+    assert ours[-1]["learning_rate"] == pytest.approx(theirs[-1]["learning_rate"])
+    assert results(folder)["global_step"] == 6
+
+
+@pytest.mark.slow
+def test_one_of_one_worker(working_folder: Path) -> None:
+    """--strategy=multiworker, with a cluster of one."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    description = {
+        "cluster": {"worker": [f"localhost:{port}"]},
+        "task": {"type": "worker", "index": 0},
+    }
+    process(
+        "--strategy=multiworker", "--mode=train_then_eval", "--model_dir=run", "--train_steps=2",
+        TF_CONFIG=json.dumps(description),
+    )  # fmt: skip
+    assert results(working_folder / "run")["global_step"] == 2
+
+
+# Flags that no command here uses, and why.
+UNUSED = {
+    "use_tpu": "needs a TPU",
+    "tpu_name": "needs a TPU",
+    "tpu_zone": "needs a TPU",
+    "gcp_project": "needs a TPU",
+    "master": "needs a TPU",
+}
+
+
+def test_every_flag_is_used_by_a_command_here() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    used = set(re.findall(r'"--([a-z0-9_]+)[="]', text))
+    known = {field.name for field in dataclasses.fields(Config)}
+    switched_off = {name.removeprefix("no") for name in used if name.startswith("no")}
+    used |= switched_off & known
+    assert known - used == set(UNUSED), "flags that are unused, or used but listed as unused"
+    spelled = re.findall(r'f?"--([a-z0-9_]+)[="]', text)
+    assert {name for name in spelled if name not in known} <= {
+        f"no{name}" for name in switched_off
+    }, "a command here uses a flag that does not exist"
