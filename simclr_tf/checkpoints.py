@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow import keras
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from simclr_tf.compat import raw_variable, short_name
+from simclr_tf.compat import optimizer_variables, raw_variable, short_name
 from simclr_tf.errors import UserError
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _ENCODER, _PROJECTION, _SUPERVISED = "resnet_model/", "_projection_head/", "supervised_head/"
 
 
@@ -195,13 +197,11 @@ def load_weights(model: keras.Model, path: str, variable_schema: str | None = No
     """
     prefix = find_checkpoint(path)
     reader = read_checkpoint(prefix)
-    shapes = {
-        key.removeprefix("model/").removesuffix(_VALUE): tuple(shape)
-        for key, shape in reader.get_variable_to_shape_map().items()
-        if key.startswith("model/") and key.endswith(_VALUE) and ".OPTIMIZER_SLOT" not in key
-    }
-    report = LoadReport()
     variables = model_variables(model)
+    keys = _model_keys(reader, prefix, variables)
+    all_shapes = reader.get_variable_to_shape_map()
+    shapes = {name: tuple(all_shapes[key]) for name, key in keys.items()}
+    report = LoadReport()
     for name, variable in variables.items():
         if variable_schema and not re.match(variable_schema, schema_name(name)):
             report.filtered.append(name)
@@ -212,10 +212,52 @@ def load_weights(model: keras.Model, path: str, variable_schema: str | None = No
         else:
             report.loaded.append(name)
     report.unused = sorted(set(shapes) - set(variables))
-    tensors = {n: _read_tensor(reader, prefix, f"model/{n}{_VALUE}") for n in report.loaded}
+    tensors = {name: _read_tensor(reader, prefix, keys[name]) for name in report.loaded}
     for name, tensor in tensors.items():
         variables[name].assign(tensor)
     return report
+
+
+def _model_keys(reader: Any, prefix: str, wanted: Iterable[str]) -> dict[str, str]:
+    """Returns path below `model/` -> key in the file, for every variable stored there.
+
+    A variable's key is only one of the ways to it (in a SavedModel `variables/0` is shorter than
+    its place in the model): the object graph that lies beside the values knows all of them.
+    """
+    shapes = reader.get_variable_to_shape_map()
+    if _GRAPH not in shapes:
+        flat = [k for k in shapes if k.startswith("model/") and k.endswith(_VALUE)]
+        return {key.removeprefix("model/").removesuffix(_VALUE): key for key in flat}
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+        _read_tensor(reader, prefix, _GRAPH)
+    )
+    children = [{c.local_name: c.node_id for c in node.children} for node in graph.nodes]
+    stored = {
+        place: attribute.checkpoint_key
+        for place, node in enumerate(graph.nodes)
+        for attribute in node.attributes
+        if attribute.name == "VARIABLE_VALUE" and attribute.checkpoint_key in shapes
+    }
+    if "model" not in children[0]:
+        return {}
+    top = children[0]["model"]
+    keys: dict[str, str] = {}
+    for path in wanted:
+        place: int | None = top
+        for name in path.split("/"):
+            place = None if place is None else children[place].get(name)
+        if place in stored:
+            keys[path] = stored[place]
+    # What nobody asked for, each under the shortest way to it.
+    found, waiting, seen = set(keys.values()), [(top, "")], {top}
+    for place, path in waiting:
+        if place in stored and stored[place] not in found:
+            keys[path] = stored[place]
+        for name, child in children[place].items():
+            if child not in seen:
+                seen.add(child)
+                waiting.append((child, f"{path}/{name}" if path else name))
+    return keys
 
 
 def nested_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,7 +305,8 @@ class CheckpointStore:
 
     def save(self) -> str:
         """Writes a checkpoint at the optimizer's step; returns its prefix."""
-        step = int(np.asarray(self._optimizer.iterations))
+        # By way of a tensor: a variable of several replicas is no array.
+        step = int(tf.convert_to_tensor(raw_variable(self._optimizer.iterations)))
         self._step.assign(step)
         return self._manager.save(checkpoint_number=step)
 
@@ -319,7 +362,7 @@ def _state_of(optimizer: Any) -> list[Any]:
         skip.add(id(raw_variable(rate)))
     state = []
     for owner in (inner, optimizer):
-        for variable in owner.variables:
+        for variable in optimizer_variables(owner):
             if id(raw_variable(variable)) not in skip:
                 skip.add(id(raw_variable(variable)))
                 state.append(variable)

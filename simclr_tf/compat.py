@@ -33,6 +33,21 @@ def short_name(variable: Any) -> str:
     return variable.name.split("/")[-1].split(":")[0]
 
 
+def build_optimizer(optimizer: Any, variables: Iterable[Any]) -> None:
+    """Makes the optimizer's slots, so that a checkpoint can be restored into them."""
+    variables = list(variables)
+    if hasattr(optimizer, "build"):
+        optimizer.build(variables)
+    else:  # tensorflow-addons' LAMB, of Keras 2's older kind
+        getattr(optimizer, "inner_optimizer", optimizer)._create_all_weights(variables)
+
+
+def optimizer_variables(optimizer: Any) -> list[Any]:
+    """Returns the optimizer's variables (a method in Keras 2's older kind)."""
+    variables = optimizer.variables
+    return list(variables() if callable(variables) else variables)
+
+
 def num_replicas() -> int:
     """Returns the number of replicas of the strategy in scope (1 without a strategy)."""
     return tf.distribute.get_strategy().num_replicas_in_sync

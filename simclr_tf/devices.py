@@ -44,9 +44,9 @@ def make_strategy(
     """
     if cpu_replicas > 1:
         split_cpu(cpu_replicas)
-    gpus = tf.config.list_logical_devices("GPU")
     if use_tpu or name == "tpu":
         return _tpu_strategy(tpu_name or master, tpu_zone, gcp_project)
+    # Before anything asks for the devices: that would start TensorFlow without the other workers.
     if name == "multiworker" or (name == "auto" and _num_workers() > 1):
         if _num_workers() == 0:
             raise UserError(
@@ -60,6 +60,7 @@ def make_strategy(
                 "Expected TF_CONFIG to name the cluster and this worker's task; received: "
                 f"{os.environ['TF_CONFIG']!r} ({error}). Mend or unset it."
             ) from error
+    gpus = tf.config.list_logical_devices("GPU")
     cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
     if name == "mirrored" or (name == "auto" and (len(gpus) > 1 or cpu_replicas > 1)):
         return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus] or cpus)

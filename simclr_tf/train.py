@@ -16,6 +16,7 @@ from simclr_tf import evaluate, report, run_folder
 from simclr_tf.augment import SimCLRAugment, host_views
 from simclr_tf.callbacks import Checkpoints, Progress, Summaries
 from simclr_tf.checkpoints import CheckpointStore, LoadReport, load_weights, read_step
+from simclr_tf.compat import build_optimizer
 from simclr_tf.config import Config
 from simclr_tf.data import evaluation_dataset, training_dataset
 from simclr_tf.datasets import ImageSource, open_source
@@ -120,6 +121,11 @@ class Run:
                 f"Expected a labelled data set for fine-tuning; {source.name} has no labels. "
                 "Sort the images into one folder per class, or pretrain."
             )
+        if config.train_mode == "finetune" and source.num_classes == 1:
+            raise UserError(
+                f"Expected two classes or more for fine-tuning; {source.name} has one. "
+                "Sort the images into one folder per class, or pretrain."
+            )
         replicas = self.strategy.num_replicas_in_sync
         for name in ("train_batch_size", "eval_batch_size"):
             used = config.mode != {"train_batch_size": "eval", "eval_batch_size": "train"}[name]
@@ -179,6 +185,8 @@ class Run:
         if config.augment_on == "device" or config.train_mode == "pretrain":
             augment = SimCLRAugment(seed=config.seed, **self._view_options())
         num_classes = self.train_source.num_classes
+        if num_classes == 1:  # there is nothing to tell apart
+            num_classes = None
         if config.train_mode == "finetune":
             model: SimCLR | Classifier = Classifier(
                 encoder,
@@ -216,8 +224,10 @@ class Run:
         if config.mixed_precision == "float16":
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
         model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
+        # Keras 2 adds up logs over replicas; ours are means already, the learning rate is one.
+        model.distribute_reduction_method = "first"
         # Slots exist before a checkpoint is restored into them.
-        model.optimizer.build(model.trainable_variables)
+        build_optimizer(model.optimizer, model.trainable_variables)
         return model
 
     # Running.

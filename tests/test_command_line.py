@@ -380,7 +380,7 @@ def test_small_folders_are_compared_or_not(
         "--train_batch_size=2", "--mode=train_then_eval", "--model_dir=run",
         "--eval_baselines=always",
     )  # fmt: skip
-    assert "raw pixels" in said
+    assert "raw pixels" in said or (len(classes) == 1 and "No accuracy" in said)
     assert results(working_folder / "run")["global_step"] == 1
 
 
@@ -453,7 +453,7 @@ def test_linear_evaluation_moves_the_head_alone(
     command: Command, trained: Path, working_folder: Path
 ) -> None:
     command(
-        *TUNE, f"--checkpoint={trained}", "--fine_tune_after_block=4", "--model_dir=tuned",
+        *TUNE, f"--checkpoint={trained}", "--fine_tune_after_block=1", "--model_dir=tuned",
         "--train_steps=3",
     )  # fmt: skip
     assert_same_weights(working_folder / "tuned/ckpt-3", trained / "ckpt-6", "encoder/", 0)
@@ -546,6 +546,13 @@ def test_two_replicas_equal_one(trained: Path, working_folder: Path) -> None:
     assert ours[-1]["contrast_loss"] == pytest.approx(theirs[-1]["contrast_loss"], rel=0.5)
     assert ours[-1]["learning_rate"] == pytest.approx(theirs[-1]["learning_rate"])
     assert results(folder)["global_step"] == 6
+    before = results(folder)
+    again = process(
+        *OFTEN, "--cpu_replicas=2", "--strategy=mirrored", "--mode=train_then_eval",
+        "--model_dir=run", wait=False,
+    )  # fmt: skip
+    assert "Already trained to step 6 of 6" in finish(again)
+    assert results(folder) == pytest.approx(before, rel=1e-5)
 
 
 @pytest.mark.slow

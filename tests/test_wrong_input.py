@@ -272,6 +272,17 @@ def test_fine_tuning_without_labels(refused: Callable[..., str], working_folder:
     assert "no labels" in line and "one folder per class" in line
 
 
+def test_fine_tuning_on_one_class(refused: Callable[..., str], working_folder: Path) -> None:
+    write_folder(working_folder / "photos", {"cats": 20})
+    line = refused("--dataset=./photos", "--train_split=train", "--train_mode=finetune")
+    assert "two classes or more" in line
+
+
+def test_block_that_the_encoder_lacks(refused: Callable[..., str]) -> None:
+    line = refused("--train_mode=finetune", "--fine_tune_after_block=4")
+    assert "received: 4" in line and "stage1" in line
+
+
 def test_batch_larger_than_the_data(refused: Callable[..., str]) -> None:
     line = refused("--train_batch_size=65", "--model_dir=run")
     assert "at most 64" in line and "--train_batch_size" in line
@@ -344,7 +355,7 @@ def test_saved_model_of_another_program(refused: Callable[..., str], working_fol
 
 def test_saved_model_of_another_architecture(refused: Callable[..., str], trained: Path) -> None:
     line = refused(*finetuning(trained / "saved_model" / "2", "--encoder=mlp:24"))
-    assert "same architecture" in line and "24) here" in line
+    assert "same architecture" in line and "of another shape" in line
 
 
 def test_pattern_that_restores_nothing(refused: Callable[..., str], trained: Path) -> None:

@@ -1,0 +1,57 @@
+"""What the README prints, run as it is printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from simclr_tf.config import Config
+from simclr_tf.run import parse, presets
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_user_script_runs(tmp_path: Path) -> None:
+    """model.fit() under a two-replica MirroredStrategy, in a process of its own."""
+    script = next(block for block in blocks("python") if "SimCLR(" in block)
+    assert len(script.strip().splitlines()) <= 25
+    (tmp_path / "script.py").write_text(script)
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "label_top_1_accuracy" in done.stdout and "(64, 128)" in done.stdout
+
+
+def test_every_command_parses() -> None:
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines]
+    ours = [c for c in commands if "simclr-tf" in c or "simclr_tf.run" in c]
+    assert len(ours) >= 3
+    for command in ours:
+        start = command.index("simclr-tf" if "simclr-tf" in command else "simclr_tf.run")
+        parse(command[start + 1 :])
+
+
+def test_every_preset_and_listed_flag_exists() -> None:
+    for name in presets():
+        assert f"`{name}`" in README
+    flags = set(re.findall(r"--([a-z_]+)[=`\s)]", README))
+    other_programs = {"upgrade", "logdir"}
+    known = set(Config.__dataclass_fields__) | {"preset", "help", "flagfile"}
+    assert flags - other_programs <= known
