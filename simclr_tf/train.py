@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from simclr_tf.heads import ProjectionHead
 from simclr_tf.model import SimCLR
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmUpCosine, get_train_steps
+from simclr_tf.steps import check_labels
 
 ExportFunction = Callable[..., Any]
 
@@ -286,6 +288,7 @@ class Run:
                 epochs=1,
                 steps_per_epoch=self.train_steps - first_step,
                 callbacks=callbacks,
+                shuffle=False,  # it is; Keras 3 warns
                 verbose=0,
             )
         for path, reason in source.bad_images[:1]:
@@ -341,7 +344,14 @@ class Run:
 
         if self.strategy.num_replicas_in_sync == 1:
             return dataset()
-        return self.strategy.distribute_datasets_from_function(dataset)
+        head = self.model.supervised_head
+
+        def checked(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            # `fit` checks the labels of a data set, but cannot look into a distributed one.
+            data = dataset(context)
+            return data if head is None else check_labels(data, None, head.units)
+
+        return self.strategy.distribute_datasets_from_function(checked)
 
     def _host_transform(self) -> Callable[..., Any] | None:
         if self.config.augment_on == "device":
@@ -403,7 +413,9 @@ class Run:
                 "No accuracy: it needs labels and a linear head "
                 "(lineareval_while_pretraining); reporting the contrastive task instead."
             )
-        with _data_errors(self.eval_source):
+        with _data_errors(self.eval_source), warnings.catch_warnings():
+            # How many images can be read is only known at the end: no reason to warn.
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
             results = evaluate.evaluate_model(self.model, self._evaluation_data(), limit)
         name = f"eval_{config.eval_name}" if config.eval_name else ""
         writer = tf.summary.create_file_writer(os.path.join(self.model_dir, name))

@@ -396,6 +396,42 @@ def test_comparison_with_baselines(command: Command, working_folder: Path) -> No
     assert 0 < compared["raw pixels"]["logistic_regression"] <= 1
 
 
+def test_prepared_tfds_data_set(command: Command, working_folder: Path) -> None:
+    """With the default seed, by name, from --data_dir, offline."""
+    import tensorflow_datasets as tfds
+
+    with tfds.core.registered.skip_registration():
+
+        class Spots(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self) -> tfds.core.DatasetInfo:
+                label = tfds.features.ClassLabel(names=["dark", "bright"])
+                features = {"image": tfds.features.Image(shape=(12, 12, 1)), "label": label}
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    features=tfds.features.FeaturesDict(features),
+                    supervised_keys=("image", "label"),
+                )
+
+            def _split_generators(self, manager: object) -> dict:
+                return {"train": self._generate_examples(40), "test": self._generate_examples(16)}
+
+            def _generate_examples(self, count: int) -> Iterator[tuple[int, dict]]:
+                for index in range(count):
+                    image = np.full((12, 12, 1), 200 * (index % 2), "uint8")
+                    yield index, {"image": image, "label": index % 2}
+
+        Spots.name = "spots"
+        Spots(data_dir=str(working_folder / "data")).download_and_prepare()
+    said = command(
+        "--dataset=spots:1.0.0", "--data_dir=data", "--train_split=train", "--eval_split=test",
+        "--mode=train_then_eval", "--model_dir=run", "--train_steps=2",
+    )  # fmt: skip
+    assert "40 images" in said and "2 classes" in said
+    assert results(working_folder / "run")["global_step"] == 2
+
+
 # Starting from weights.
 
 

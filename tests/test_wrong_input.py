@@ -289,13 +289,16 @@ def test_batch_larger_than_the_data(refused: Callable[..., str]) -> None:
     assert not os.path.exists("run"), "the folder would refuse the smaller batch that is asked for"
 
 
-@pytest.mark.parametrize("mode, train_mode", [("train", "pretrain"), ("train", "finetune"),
-                                              ("train_then_eval", "finetune")])  # fmt: skip
+@pytest.mark.parametrize(
+    "mode, train_mode, replicas",
+    [("train", "pretrain", 1), ("train", "finetune", 2), ("train_then_eval", "finetune", 1)],
+)
 def test_labels_outside_the_classes(
     refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
     mode: str,
     train_mode: str,
+    replicas: int,
 ) -> None:
     """As with a TFDS data set whose records say more than its description."""
     from simclr_tf import train
@@ -310,6 +313,9 @@ def test_labels_outside_the_classes(
         return InMemorySource(images, labels, **description)
 
     monkeypatch.setattr(train, "open_source", source)
+    if replicas > 1:
+        strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+        monkeypatch.setattr(train, "make_strategy", lambda *_, **__: strategy)
     line = refused("--dataset=pets", f"--mode={mode}", f"--train_mode={train_mode}",
                    "--model_dir=run", begun=True)  # fmt: skip
     assert "labels in [0, 4)" in line

@@ -13,6 +13,7 @@ from absl import logging
 
 from simclr_tf.errors import UserError
 
+_GRAPH_SEED = 87654321  # TensorFlow's own, where no global seed is set
 _NAMED_BAD_IMAGES = 20  # further ones are counted, not named, in the log
 
 
@@ -256,6 +257,25 @@ class InMemorySource(IndexedSource):
         if self._labels is not None:
             example["label"] = tf.gather(self._labels, key)
         return example
+
+
+def shuffle_for_epoch(
+    data: tf.data.Dataset, buffer: int, seed: int, epoch: tf.Tensor
+) -> tf.data.Dataset:
+    """Shuffles through a buffer, in an order fixed by seed and epoch alone.
+
+    Args:
+        data: what to shuffle.
+        buffer: length of the buffer, in elements.
+        seed: the run's seed.
+        epoch: int64 scalar; may be symbolic.
+    """
+    if not tf.executing_eagerly():
+        # In the function that is traced here: tf.data mixes the process's global seed into the
+        # order, and fails where that is 0 and the seed symbolic (it compares both with zero).
+        tf.compat.v1.set_random_seed(_GRAPH_SEED)
+    seed_of_epoch = tf.constant(seed % 2**31 * 1_000_003, tf.int64) + epoch
+    return data.shuffle(buffer, seed=seed_of_epoch, reshuffle_each_iteration=False)
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:

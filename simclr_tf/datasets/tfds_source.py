@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from simclr_tf.datasets.source import ImageSource
+from simclr_tf.datasets.source import ImageSource, shuffle_for_epoch
 from simclr_tf.datasets.splits import SplitRange, resolve_split
 from simclr_tf.errors import UserError
 
@@ -178,8 +178,7 @@ class TfdsSource(ImageSource):
             deterministic=True,
         )
         buffer = max(1, min(self.num_examples, buffer_bytes // self._record_bytes))
-        seed_of_epoch = tf.constant(seed % 2**31 * 1_000_003, tf.int64) + epoch
-        return records.shuffle(buffer, seed=seed_of_epoch, reshuffle_each_iteration=False)
+        return shuffle_for_epoch(records, buffer, seed, epoch)
 
     def decode(
         self, key: Any, *, min_side: int | None = None, replace_bad: bool = False

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from simclr_tf.datasets.source import ImageSource
+from simclr_tf.datasets.source import ImageSource, shuffle_for_epoch
 from simclr_tf.errors import UserError
 
 _MOST_SLOTS = 100_000  # of the shuffle buffer, where the number of images is unknown
@@ -103,8 +103,7 @@ class UserSource(ImageSource):
         # The buffer is allocated at its full length: not a billion slots for tiny images.
         buffer = min(buffer_bytes // self._image_bytes, self.num_examples or _MOST_SLOTS)
         buffer = max(1, buffer)
-        seed_of_epoch = tf.constant(seed % 2**31 * 1_000_003, tf.int64) + epoch
-        return self._dataset.shuffle(buffer, seed=seed_of_epoch, reshuffle_each_iteration=False)
+        return shuffle_for_epoch(self._dataset, buffer, seed, epoch)
 
     def decode(
         self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
