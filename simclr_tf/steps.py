@@ -11,6 +11,7 @@ from absl import logging
 from tensorflow import keras
 
 from simclr_tf.compat import (
+    build_optimizer,
     deserialize,
     num_replicas,
     scaled_loss,
@@ -115,13 +116,15 @@ class StepModel(keras.Model):
             **kwargs: As for `keras.Model.compile`; the loss is the model's own.
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        # Keras 2 adds up logs over replicas; ours are means already, the learning rate is one.
+        self.distribute_reduction_method = "first"
         decayed = set_up_decay(self.optimizer, self, self.supervised_head)
         self._set_untracked("_decayed", decayed)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model (Keras leaves it out where `compile` is overridden)."""
         self.compile(**deserialize(config))
-        self.optimizer.build(self.trainable_variables)
+        build_optimizer(self.optimizer, self.trainable_variables)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains; see `keras.Model.fit`. Data that do not fit the model are refused at once.

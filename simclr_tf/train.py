@@ -226,8 +226,6 @@ class Run:
         if config.mixed_precision == "float16":
             optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
         model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
-        # Keras 2 adds up logs over replicas; ours are means already, the learning rate is one.
-        model.distribute_reduction_method = "first"
         # Slots exist before a checkpoint is restored into them.
         build_optimizer(model.optimizer, model.trainable_variables)
         return model

@@ -294,6 +294,7 @@ class TestDevices:
             model.compile(optimizer=LARS(0.1))
         history = model.fit(dataset(), epochs=2, verbose=0).history
         assert np.isfinite(history["total_loss"]).all()
+        assert history["learning_rate"][0] == pytest.approx(0.1)  # not added up over replicas
         results = model.evaluate(dataset(count=24), verbose=0, return_dict=True)
         assert 0 <= results["label_top_1_accuracy"] <= 1
         assert model.predict(dataset(), verbose=0).shape == (16, 64)

@@ -22,8 +22,8 @@ RUN = [*ENCODER, "--mode=train_then_eval", "--train_batch_size=8", "--eval_batch
        "--train_steps=3", "--warmup_epochs=0", "--learning_rate=0.1", "--train_split=train",
        "--eval_split=test", "--eval_fraction=0.2", "--eval_baselines=never"]  # fmt: skip
 
-# Four images: TensorFlow 2.21 on the CPU breaks down in the gradient of a strided 1x1 convolution of
-# some odd batches (plain tf.nn.conv2d too; not with TF_ENABLE_ONEDNN_OPTS=0).
+# Four images: TensorFlow 2.21 on the CPU breaks down in the gradient of a strided 1x1 convolution
+# of some odd batches (plain tf.nn.conv2d too; not with TF_ENABLE_ONEDNN_OPTS=0).
 # What a user of the export runs; it has TensorFlow, and not this package.
 FEATURES = """
 import sys
