@@ -11,7 +11,7 @@ from simclr_tf.checkpoints import model_variables
 
 
 def weights_by_rule(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The value that a variable had when the reference arrays were recorded (golden/README.md)."""
+    """The value that a variable had when the reference arrays were recorded."""
     random = np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF)
     name = key.rsplit("/", 1)[-1]
     if name == "kernel":
