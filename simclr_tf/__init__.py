@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from simclr_tf.losses import nt_xent
     from simclr_tf.model import SimCLR
     from simclr_tf.optimizers import LARS
+    from simclr_tf.release_import import load_release_weights
     from simclr_tf.resnet import ResNet
     from simclr_tf.schedules import WarmUpCosine
     from simclr_tf.train import train_and_evaluate
@@ -51,6 +52,7 @@ __all__ = [
     "UserError",
     "WarmUpCosine",
     "evaluation_dataset",
+    "load_release_weights",
     "make_encoder",
     "nt_xent",
     "open_source",
@@ -69,6 +71,7 @@ _HOME = {
     "UserError": "errors",
     "WarmUpCosine": "schedules",
     "evaluation_dataset": "data",
+    "load_release_weights": "release_import",
     "make_encoder": "encoders",
     "nt_xent": "losses",
     "open_source": "datasets",

@@ -7,22 +7,19 @@ release does not know are stored under `model/encoder/`.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow import keras
-from tensorflow.core.protobuf import trackable_object_graph_pb2
 
+from simclr_tf.architecture import Architecture
 from simclr_tf.compat import optimizer_variables, raw_variable, short_name
 from simclr_tf.errors import UserError
+from simclr_tf.stored_weights import VALUE, StoredWeights, newest_checkpoint
 
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _ENCODER, _PROJECTION, _SUPERVISED = "resnet_model/", "_projection_head/", "supervised_head/"
 
 
@@ -93,6 +90,7 @@ class LoadReport:
         unused: Paths that the checkpoint has and the model has not.
         mismatched: Path -> (shape in the checkpoint, shape in the model).
         filtered: Paths that `variable_schema` left out.
+        architecture: What network the checkpoint holds; None if it is none of the release's.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -100,6 +98,7 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     filtered: list[str] = field(default_factory=list)
+    architecture: Architecture | None = None
 
     def encoder_fits(self) -> bool:
         """Whether the encoder was loaded whole, with nothing of it left over."""
@@ -127,67 +126,21 @@ class LoadReport:
         return "; ".join(parts) + "."
 
 
-def find_checkpoint(path: str) -> str:
-    """Returns the checkpoint prefix behind a folder, a prefix or a SavedModel folder.
-
-    Raises:
-        UserError: Nothing there that can be read.
-    """
-    path = os.path.expanduser(path)
-    if tf.io.gfile.isdir(path):
-        if tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
-            return os.path.join(path, "variables", "variables")
-        latest = tf.train.latest_checkpoint(path)
-        if latest is not None:
-            return latest
-        raise UserError(
-            f"Expected a checkpoint or a SavedModel in {path}; found neither. "
-            "Pass a model_dir that has been trained, a checkpoint prefix or a SavedModel folder."
-        )
-    if tf.io.gfile.exists(path + ".index"):
-        return path
-    raise UserError(
-        f"Expected a checkpoint at {path}; found nothing there. "
-        "Pass a folder, a prefix (as .../ckpt-100) or a SavedModel folder."
-    )
-
-
-def read_checkpoint(prefix: str) -> Any:
-    """Returns TensorFlow's reader of a checkpoint.
-
-    Raises:
-        UserError: The files are damaged or no checkpoint.
-    """
-    try:
-        return tf.train.load_checkpoint(prefix)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise _damaged(prefix, error) from error
-
-
-def _read_tensor(reader: Any, prefix: str, key: str) -> np.ndarray:
-    """Returns one tensor; the index may be whole and the data behind it cut off."""
-    try:
-        return reader.get_tensor(key)
-    except Exception as error:  # TensorFlow's reader raises IndexError, RuntimeError and others
-        raise _damaged(prefix, error) from error
-
-
-def _damaged(prefix: str, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(
-        f"Expected a readable checkpoint at {prefix}; it is damaged ({reason}). Take an earlier "
-        "one of the same folder: --checkpoint=PREFIX with another --model_dir starts from it."
-    )
-
-
-def load_weights(model: keras.Model, path: str, variable_schema: str | None = None) -> LoadReport:
+def load_weights(
+    model: keras.Model,
+    path: str | StoredWeights,
+    variable_schema: str | None = None,
+    whole: bool = False,
+) -> LoadReport:
     """Loads the weights (not the optimizer) of a checkpoint, as far as names and shapes agree.
 
     Args:
         model: A `SimCLR` or `Classifier`.
-        path: A folder, a checkpoint prefix or a SavedModel folder, ours or the TF2 release's.
+        path: A folder, a checkpoint prefix or a SavedModel folder, ours or the release's (TF2 or
+            TF1); or the opened file.
         variable_schema: Regular expression; only variables whose `schema_name` matches from the
             start are loaded.
+        whole: Whether nothing is assigned unless everything fits.
 
     Returns:
         The report. Nothing is assigned where a name is missing or a shape differs: decide by it.
@@ -195,69 +148,28 @@ def load_weights(model: keras.Model, path: str, variable_schema: str | None = No
     Raises:
         UserError: No readable checkpoint there.
     """
-    prefix = find_checkpoint(path)
-    reader = read_checkpoint(prefix)
+    stored = path if isinstance(path, StoredWeights) else StoredWeights(path)
     variables = model_variables(model)
-    keys = _model_keys(reader, prefix, variables)
-    all_shapes = reader.get_variable_to_shape_map()
-    shapes = {name: tuple(all_shapes[key]) for name, key in keys.items()}
-    report = LoadReport()
-    for name, variable in variables.items():
+    report = LoadReport(architecture=stored.architecture)
+    for name in (*variables, *sorted(set(stored.shapes) - set(variables))):
+        theirs = stored.shapes.get(name)
+        ours = tuple(variables[name].shape) if name in variables else None
         if variable_schema and not re.match(variable_schema, schema_name(name)):
             report.filtered.append(name)
-        elif name not in shapes:
+        elif theirs is None:
             report.missing.append(name)
-        elif shapes[name] != tuple(variable.shape):
-            report.mismatched[name] = (shapes[name], tuple(variable.shape))
+        elif ours is None:
+            report.unused.append(name)
+        elif theirs != ours:
+            report.mismatched[name] = (theirs, ours)
         else:
             report.loaded.append(name)
-    report.unused = sorted(set(shapes) - set(variables))
-    tensors = {name: _read_tensor(reader, prefix, keys[name]) for name in report.loaded}
+    if whole and (report.missing or report.unused or report.mismatched):
+        return report
+    tensors = {name: stored.read(name) for name in report.loaded}
     for name, tensor in tensors.items():
         variables[name].assign(tensor)
     return report
-
-
-def _model_keys(reader: Any, prefix: str, wanted: Iterable[str]) -> dict[str, str]:
-    """Returns path below `model/` -> key in the file, for every variable stored there.
-
-    A variable's key is only one of the ways to it (in a SavedModel `variables/0` is shorter than
-    its place in the model): the object graph that lies beside the values knows all of them.
-    """
-    shapes = reader.get_variable_to_shape_map()
-    if _GRAPH not in shapes:
-        flat = [k for k in shapes if k.startswith("model/") and k.endswith(_VALUE)]
-        return {key.removeprefix("model/").removesuffix(_VALUE): key for key in flat}
-    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
-        _read_tensor(reader, prefix, _GRAPH)
-    )
-    children = [{c.local_name: c.node_id for c in node.children} for node in graph.nodes]
-    stored = {
-        place: attribute.checkpoint_key
-        for place, node in enumerate(graph.nodes)
-        for attribute in node.attributes
-        if attribute.name == "VARIABLE_VALUE" and attribute.checkpoint_key in shapes
-    }
-    if "model" not in children[0]:
-        return {}
-    top = children[0]["model"]
-    keys: dict[str, str] = {}
-    for path in wanted:
-        place: int | None = top
-        for name in path.split("/"):
-            place = None if place is None else children[place].get(name)
-        if place in stored:
-            keys[path] = stored[place]
-    # What nobody asked for, each under the shortest way to it.
-    found, waiting, seen = set(keys.values()), [(top, "")], {top}
-    for place, path in waiting:
-        if place in stored and stored[place] not in found:
-            keys[path] = stored[place]
-        for name, child in children[place].items():
-            if child not in seen:
-                seen.add(child)
-                waiting.append((child, f"{path}/{name}" if path else name))
-    return keys
 
 
 def nested_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,6 +182,16 @@ def nested_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(folder, {})
         node[name] = raw_variable(variable)
     return root
+
+
+def save_weights(model: keras.Model, directory: str, step: int) -> str:
+    """Writes a checkpoint of weights and step alone, `ckpt-STEP`; returns its prefix."""
+    checkpoint = tf.train.Checkpoint(
+        model=nested_variables(model_variables(model)),
+        global_step=tf.Variable(step, dtype=tf.int64, trainable=False),
+    )
+    manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=None)
+    return manager.save(checkpoint_number=step)
 
 
 class CheckpointStore:
@@ -301,7 +223,7 @@ class CheckpointStore:
     @property
     def latest(self) -> str | None:
         """Prefix of the newest checkpoint, or None."""
-        return self._manager.latest_checkpoint or _newest_file(self._manager.directory)
+        return newest_checkpoint(self._manager.directory)
 
     def save(self) -> str:
         """Writes a checkpoint at the optimizer's step; returns its prefix."""
@@ -323,34 +245,19 @@ class CheckpointStore:
                 f"Expected a checkpoint of this model at {prefix}; {report.describe()} "
                 "Use the settings that it was trained with, or another model_dir."
             )
-        reader = read_checkpoint(prefix)
-        shapes = reader.get_variable_to_shape_map()
+        stored = StoredWeights(prefix)
+        shapes = stored.tensor_shapes()
         for index, variable in self._state.items():
-            key = f"optimizer/{index}{_VALUE}"
-            if tuple(shapes.get(key, ())) != tuple(variable.shape) or key not in shapes:
+            key = f"optimizer/{index}{VALUE}"
+            if shapes.get(key) != tuple(variable.shape):
                 raise UserError(
                     f"Expected the state of this optimizer in {prefix}; its entry {index} does not "
                     "fit. Resume with the optimizer and the TensorFlow lane it was saved with, or "
                     "start a new model_dir with --checkpoint."
                 )
-            variable.assign(_read_tensor(reader, prefix, key))
-        step = read_step(prefix)
-        self._optimizer.iterations.assign(step)
-        return step
-
-
-def _newest_file(folder: str) -> str | None:
-    """Prefix of the newest `ckpt-STEP` in a folder whose `checkpoint` file is lost or damaged."""
-    matches = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in os.listdir(folder)]
-    found = [int(match[1]) for match in matches if match]
-    return os.path.join(folder, f"ckpt-{max(found)}") if found else None
-
-
-def read_step(prefix: str) -> int:
-    """Returns the step at which a checkpoint was saved (0 if it does not say)."""
-    reader = read_checkpoint(prefix)
-    key = f"global_step{_VALUE}"
-    return int(_read_tensor(reader, prefix, key)) if reader.has_tensor(key) else 0
+            variable.assign(stored.tensor(key))
+        self._optimizer.iterations.assign(stored.step)
+        return stored.step
 
 
 def _state_of(optimizer: Any) -> list[Any]:

@@ -80,6 +80,10 @@ class Classifier(steps.StepModel):
         self.supervised_head.build((None, width))
         if zero_init_logits_layer:
             self.reset_head()
+        # Behind a frozen encoder nothing but what the linear head reads is in training: projection
+        # layers that it does not read keep their statistics, as in the TF1 release.
+        trains = self.encoder.trainable_variables or projection_selector != 0
+        object.__setattr__(self, "_projection_trains", bool(trains))
         names = ("supervised_loss", "supervised_acc", "weight_decay", "total_loss")
         self._finish(augment, names, evaluates=True)
 
@@ -91,7 +95,8 @@ class Classifier(steps.StepModel):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns logits, (N, num_classes), of images (N, height, width, channels)."""
         features = self.encoder(steps.as_float(inputs), training=training)
-        hidden = self.projection_head.hidden_layers(features, training=training)
+        in_training = training and self._projection_trains
+        hidden = self.projection_head.hidden_layers(features, training=in_training)
         return self.supervised_head(hidden[self.projection_selector])
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:

@@ -16,7 +16,7 @@ from tensorflow import keras
 from simclr_tf import evaluate, report, run_folder
 from simclr_tf.augment import SimCLRAugment, host_views
 from simclr_tf.callbacks import Checkpoints, Progress, Summaries
-from simclr_tf.checkpoints import CheckpointStore, LoadReport, load_weights, read_step
+from simclr_tf.checkpoints import CheckpointStore, LoadReport, load_weights
 from simclr_tf.compat import build_optimizer
 from simclr_tf.config import Config
 from simclr_tf.data import evaluation_dataset, training_dataset
@@ -30,6 +30,7 @@ from simclr_tf.model import SimCLR
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmUpCosine, get_train_steps
 from simclr_tf.steps import check_labels
+from simclr_tf.stored_weights import read_step
 
 ExportFunction = Callable[..., Any]
 
@@ -319,10 +320,13 @@ class Run:
             absent = [*report_.missing, *report_.mismatched]
             partial = partial or any(path.startswith(tuple(needed)) for path in absent)
         if partial:
+            held = report_.architecture
+            holds = f" It holds {held.describe()}." if held is not None else ""
             raise UserError(
                 f"Expected a checkpoint of the same architecture in {config.checkpoint}; "
-                f"{report_.describe()} Set resnet_depth, width_multiplier, sk_ratio, se_ratio, "
-                "image_size (its stem), encoder and projection head to those it was trained with."
+                f"{report_.describe()}{holds} Set resnet_depth, width_multiplier, sk_ratio, "
+                "se_ratio, image_size (its stem), encoder and projection head to those it was "
+                "trained with."
             )
 
     def _training_data(self, first_step: int) -> Any:

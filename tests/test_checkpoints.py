@@ -13,10 +13,8 @@ from tensorflow import keras
 from simclr_tf.augment import SimCLRAugment
 from simclr_tf.checkpoints import (
     CheckpointStore,
-    find_checkpoint,
     load_weights,
     model_variables,
-    read_step,
     schema_name,
 )
 from simclr_tf.encoders import make_encoder
@@ -27,6 +25,7 @@ from simclr_tf.model import SimCLR
 from simclr_tf.optimizers import LARS
 from simclr_tf.resnet import ResNet
 from simclr_tf.schedules import WarmUpCosine
+from simclr_tf.stored_weights import find_checkpoint, read_step
 
 # The README's commands for linear evaluation and for fine-tuning from a middle layer.
 WITHOUT_HEADS = "(?!global_step|(?:.*/|^)Momentum|head)"

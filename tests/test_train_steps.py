@@ -114,8 +114,10 @@ def test_five_fine_tuning_steps(which: str, golden: Any) -> None:
     # norm, fused and not, differ from each other by as much (5e-3) as either from the recording.
     assert deviation(rows[:3, column], recorded["rows"][:3, column]) < 1e-3
     assert deviation(rows[:, column], recorded["rows"][:, column]) < 1e-2
-    column = list(recorded["columns"]).index("learning_rate")
-    assert deviation(rows[:, column], recorded["rows"][:, column]) < 1e-6
+    for name, limit in (("learning_rate", 1e-6), ("weight_decay", 1e-3)):
+        column = list(recorded["columns"]).index(name)
+        assert deviation(rows[:, column], recorded["rows"][:, column]) < limit, name
+    compare_norms(model, recorded)
     variables = model_variables(model)
     for name, key in (
         ("supervised_head/linear_layer/dense/kernel", "head_kernel"),
@@ -126,7 +128,18 @@ def test_five_fine_tuning_steps(which: str, golden: Any) -> None:
 
 
 def compare_weights(model: Any, recorded: dict[str, np.ndarray]) -> None:
-    """The norm of every variable after the last step."""
+    """The norm of every variable after the last step, and two kernels."""
+    compare_norms(model, recorded)
+    variables = model_variables(model)
+    for name, key in (
+        ("supervised_head/linear_layer/dense/kernel", "head_kernel"),
+        ("resnet_model/initial_conv_relu_max_pool/0/conv2d/kernel", "stem_kernel"),
+    ):
+        value = tf.convert_to_tensor(raw_variable(variables[name]))
+        assert deviation(value, recorded[key]) < 1e-3, key
+
+
+def compare_norms(model: Any, recorded: dict[str, np.ndarray]) -> None:
     variables = model_variables(model)
     norms = dict(zip(map(str, recorded["final_norm_keys"]), recorded["final_norms"], strict=True))
     ours = {
@@ -135,9 +148,3 @@ def compare_weights(model: Any, recorded: dict[str, np.ndarray]) -> None:
     }
     assert set(ours) == set(norms)
     assert deviation([ours[key] for key in norms], list(norms.values())) < 1e-3
-    for name, key in (
-        ("supervised_head/linear_layer/dense/kernel", "head_kernel"),
-        ("resnet_model/initial_conv_relu_max_pool/0/conv2d/kernel", "stem_kernel"),
-    ):
-        value = tf.convert_to_tensor(raw_variable(variables[name]))
-        assert deviation(value, recorded[key]) < 1e-3, key

@@ -1,0 +1,82 @@
+"""`python -m simclr_tf.import_release PATH --output DIR`: the release's files as ours."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+
+from simclr_tf.commands import Arguments, run_command
+from simclr_tf.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = Arguments(
+        "simclr_tf.import_release",
+        "Reads a TF2 training checkpoint, a TF2 SavedModel or a TF1 checkpoint of the original\n"
+        "SimCLR release; writes a checkpoint that --checkpoint takes, and a SavedModel with\n"
+        "gradients, under DIR/saved_model.",
+    )
+    arguments.add_argument("path", help="folder of the files, or a checkpoint's prefix")
+    arguments.add_argument("--output", required=True, metavar="DIR", help="folder to make")
+    arguments.add_argument(
+        "--num_classes", type=int, help="size of a fresh linear head in place of the file's"
+    )
+    arguments.add_argument(
+        "--variable_schema", help="regular expression: only variables whose names match are taken"
+    )
+    return run_command(arguments, _import, argv)
+
+
+def _import(given: argparse.Namespace) -> None:
+    output = os.path.abspath(os.path.expanduser(given.output))
+    if os.path.exists(output):
+        raise UserError(f"Expected --output to be a new folder; {given.output} exists.")
+    if given.num_classes is not None and given.num_classes < 1:
+        raise UserError(f"Expected --num_classes of at least 1; received: {given.num_classes}.")
+    from simclr_tf.checkpoints import save_weights
+    from simclr_tf.release_import import load_release_weights
+    from simclr_tf.stored_weights import StoredWeights
+    from tf_hub_export import export_saved_model
+
+    stored = StoredWeights(given.path)
+    model = load_release_weights(None, given.path, given.num_classes, given.variable_schema)
+    # A SavedModel does not say its step; an evaluation ends at a step above 0.
+    step = max(1, stored.step)
+    parent = os.path.dirname(output)
+    try:
+        os.makedirs(parent, exist_ok=True)
+        partial = tempfile.mkdtemp(prefix=f".{os.path.basename(output)}-", dir=parent)
+    except OSError as error:
+        raise UserError(
+            f"Expected --output to be a folder that can be made; received: {given.output} "
+            f"({error.strerror})."
+        ) from error
+    try:
+        save_weights(model, partial, step)
+        export_saved_model(model, os.path.join(partial, "saved_model", str(step)))
+        os.chmod(partial, 0o755)  # mkdtemp's are private
+        os.rename(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    held = stored.architecture
+    assert held is not None
+    flags = " ".join(
+        f"--{name}={f'{value:g}' if isinstance(value, float) else value}"
+        for name, value in held.settings().items()
+    )
+    print(f"Read {len(stored.shapes)} variables ({stored.format}): {held.describe()}.")
+    print(f"Wrote {given.output}/ckpt-{step} and {given.output}/saved_model/{step}.")
+    print(f"Fine-tune: simclr-tf --train_mode=finetune --checkpoint={given.output} {flags} ...")
+    if held.num_classes:
+        print(
+            f"Evaluate: simclr-tf --mode=eval --model_dir={given.output} --train_steps={step} "
+            f"{flags} --dataset=DATA_SET --eval_split=SPLIT"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""The original release's files as our models: formats, architectures, outputs, misfits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import GOLDEN_DIR, deviation
+from release_files import PREFIXES, write_release_file
+
+from simclr_tf import import_release
+from simclr_tf.architecture import Architecture, recognise, tf1_names
+from simclr_tf.checkpoints import load_weights, model_variables, save_weights
+from simclr_tf.endpoints import endpoint_model
+from simclr_tf.errors import UserError
+from simclr_tf.finetune import Classifier
+from simclr_tf.heads import ProjectionHead
+from simclr_tf.model import SimCLR
+from simclr_tf.release_import import load_release_weights
+from simclr_tf.resnet import ResNet
+from simclr_tf.stored_weights import StoredWeights
+
+# SimCLRv2's 13 sizes with the parameters (millions) of its table 1, and SimCLRv1's three.
+V2_SIZES = {
+    (50, 1, False): 24, (50, 1, True): 35, (50, 2, False): 94, (50, 2, True): 140,
+    (101, 1, False): 43, (101, 1, True): 65, (101, 2, False): 170, (101, 2, True): 257,
+    (152, 1, False): 58, (152, 1, True): 89, (152, 2, False): 233, (152, 2, True): 354,
+    (152, 3, True): 795,
+}  # fmt: skip
+V1_SIZES = {(50, 1, False): 24, (50, 2, False): 94, (50, 4, False): 375}
+MANIFESTS = sorted((GOLDEN_DIR / "manifests").glob("*.json"))
+Shapes = dict[str, tuple[int, ...]]
+
+
+def manifest(name: str) -> Shapes:
+    rows = json.loads((GOLDEN_DIR / "manifests" / f"{name}.json").read_text())
+    return {key.removeprefix("model/"): tuple(shape) for key, shape in rows}
+
+
+def size_of(name: str) -> tuple[int, int, bool]:
+    """`tf2_r152_w3_sk0.0625` is ResNet-152, three times as wide, with selective kernels."""
+    _, depth, width, *rest = name.split("_")
+    return int(depth[1:]), int(width[1:]), any(part in ("sk", "sk0.0625") for part in rest)
+
+
+def by_cost(names: list[str]) -> list[Any]:
+    """The deep ones are slow to build."""
+    deep = ("_r101", "_r152", "_r200")
+    slow = pytest.mark.slow
+    return [pytest.param(n, marks=slow) if any(d in n for d in deep) else n for n in names]
+
+
+TF2 = [path.stem for path in MANIFESTS if path.stem.startswith("tf2")]
+TF1 = [path.stem for path in MANIFESTS if path.stem.startswith("tf1")]
+
+
+@pytest.mark.parametrize("name", by_cost(TF2))
+def test_manifest_of_a_tf2_checkpoint(name: str) -> None:
+    """Recognised from names and shapes; our model of it has each variable and no other."""
+    shapes = manifest(name)
+    held = recognise(shapes)
+    assert held is not None
+    depth, width, has_sk = size_of(name)
+    assert (held.resnet_depth, held.width_multiplier) == (depth, width)
+    assert held.sk_ratio == (0.0625 if has_sk else 0)
+    assert held.se_ratio == (0.25 if "_se_" in name else 0)
+    assert held.cifar_stem == name.endswith("cifar")
+    assert (held.proj_head_mode, held.num_proj_layers) == ("nonlinear", 3)
+    assert held.proj_out_dim == 128 and held.num_classes == shapes[
+        "supervised_head/linear_layer/dense/bias"
+    ][0]  # fmt: skip
+    with tf.Graph().as_default():  # nothing is allocated: the largest has 795 million weights
+        encoder = held.make_encoder()
+    model = SimCLR(encoder, held.make_projection_head(), num_classes=held.num_classes)
+    ours = {path: tuple(v.shape) for path, v in model_variables(model).items()}
+    assert ours == shapes
+
+
+@pytest.mark.parametrize("name", by_cost(TF1))
+def test_manifest_of_a_tf1_checkpoint(name: str) -> None:
+    """Each variable is mapped once, to the path that a TF2 checkpoint of that size has it under."""
+    shapes = manifest(name)
+    names = tf1_names(shapes)
+    assert len(set(names.values())) == len(names)
+    assert set(shapes) - set(names.values()) == {"global_step"}
+    mapped = {path: shapes[theirs] for path, theirs in names.items()}
+    twin = name.replace("tf1", "tf2").replace("_224", "").replace("_sk0_32", "_cifar")
+    expected = manifest(twin)  # some were recorded with a linear head of 10 classes, not 1,000
+    heads = [path for path in mapped if path.startswith("supervised_head/")]
+    assert [mapped.pop(path)[:-1] for path in heads] == [expected.pop(p)[:-1] for p in heads]
+    assert len(heads) == 2 and mapped == expected
+
+
+def test_all_published_sizes_are_there() -> None:
+    """Parameters of the trunk, moving statistics included, as the tables print them."""
+
+    def millions(name: str) -> float:
+        shapes = manifest(name)
+        trunk = [s for n, s in shapes.items() if n.startswith(("resnet_model/", "base_model/"))]
+        return sum(float(np.prod(shape)) for shape in trunk) / 1e6
+
+    published = [name for name in TF2 if "_sk0" in name and "r200" not in name]
+    counted = {size_of(name): millions(name) for name in published}
+    assert set(counted) == set(V2_SIZES) | set(V1_SIZES)
+    for size, expected in {**V2_SIZES, **V1_SIZES}.items():
+        assert abs(counted[size] - expected) < 0.7, size
+    assert {size_of(name) for name in TF1} <= {size_of(name) for name in TF2}
+
+
+@pytest.fixture(scope="module")
+def archive(
+    tmp_path_factory: pytest.TempPathFactory, golden: Callable[[str], dict[str, np.ndarray]]
+) -> Callable[[str], str]:
+    """`archive('tf1_checkpoint')` is a folder as the release wrote it."""
+    folder = tmp_path_factory.mktemp("release")
+    recorded = golden("release_files")
+    for name in PREFIXES:
+        write_release_file(name, folder / name, recorded)
+    return lambda name: str(folder / name)
+
+
+def all_outputs(model: SimCLR | Classifier, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every endpoint, feature maps as spatial means."""
+    outputs = dict(endpoint_model(model.encoder)(images, training=False))
+    hidden = model.projection_head.hidden_layers(outputs["final_avg_pool"], training=False)
+    outputs |= {"proj_head_input": hidden[0], "proj_head_output": hidden[-1]}
+    outputs["logits_sup"] = model.supervised_head(hidden[0])
+    arrays = {name: np.asarray(value) for name, value in outputs.items()}
+    return {n: a.mean((1, 2)) if a.ndim == 4 else a for n, a in arrays.items()}
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_outputs_equal_the_release(archive: Any, golden: Any, name: str) -> None:
+    recorded = golden(f"{name.split('_')[0]}_checkpoint_outputs")
+    stored = StoredWeights(archive(name))
+    assert stored.format == name.removeprefix("tf2_").removeprefix("training_")
+    assert stored.step == {"tf1_checkpoint": 321, "tf2_training_checkpoint": 123}.get(name, 0)
+    model = load_release_weights(None, archive(name))
+    outputs = all_outputs(model, recorded.pop("images"))
+    assert len(recorded) >= 3
+    for endpoint, value in recorded.items():
+        assert deviation(outputs[endpoint], value) < 1e-4, endpoint
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_architecture_is_recognised(archive: Any, name: str) -> None:
+    stored = StoredWeights(archive(name))
+    assert stored.architecture == Architecture(
+        18, cifar_stem=True, proj_head_mode="nonlinear", num_classes=10
+    )
+    assert len(stored.shapes) == 121  # optimizer slots and counters are none of them
+
+
+def test_into_models_of_ones_own(archive: Any) -> None:
+    path = archive("tf1_checkpoint")
+    reference = load_release_weights(None, path)
+    head = ProjectionHead()
+    for model in (
+        SimCLR(ResNet(18, cifar_stem=True), head, num_classes=10),
+        Classifier(ResNet(18, cifar_stem=True), 10, ProjectionHead()),
+    ):
+        assert load_release_weights(model, path) is model
+        theirs = model_variables(reference)
+        for place, variable in model_variables(model).items():
+            np.testing.assert_array_equal(np.asarray(variable), np.asarray(theirs[place]))
+
+
+def test_a_fresh_classifier_is_asked_for(archive: Any) -> None:
+    path = archive("tf2_saved_model")
+    assert load_release_weights(None, path, num_classes=3).supervised_head.units == 3
+    model = Classifier(ResNet(18, cifar_stem=True), 3, ProjectionHead())
+    start = np.asarray(model.supervised_head.kernel)
+    with pytest.raises(UserError, match=r"supervised_head.*\(512, 10\) there, \(512, 3\) here"):
+        load_release_weights(model, path)
+    load_release_weights(model, path, num_classes=3)
+    np.testing.assert_array_equal(np.asarray(model.supervised_head.kernel), start)
+    assert np.abs(np.asarray(model.encoder.weights[0])).min() > 0.01  # two-valued: loaded
+    with pytest.raises(UserError, match="num_classes"):
+        load_release_weights(model, path, num_classes=7)
+
+
+def test_misfits_are_listed_both_ways_and_change_nothing(archive: Any) -> None:
+    path = archive("tf2_training_checkpoint")
+    model = SimCLR(ResNet(34, cifar_stem=True), ProjectionHead(num_layers=2), num_classes=10)
+    before = [np.asarray(v) for v in model_variables(model).values()]
+    with pytest.raises(UserError) as caught:
+        load_release_weights(model, path)
+    message = str(caught.value)
+    assert "missing in it: resnet_model/block_groups/0/layers/2/" in message
+    assert "unused in it: _projection_head/linear_layers/1/bn_relu/bn/beta" in message
+    assert "of another shape: _projection_head/linear_layers/1/" in message
+    assert "resnet_depth=18" in message and "\n" not in message
+    after = [np.asarray(v) for v in model_variables(model).values()]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_file_without_projection_head(tmp_path: Path) -> None:
+    """As the published SimCLRv1 models are."""
+    written = SimCLR(ResNet(18, 0.125), ProjectionHead("none"), num_classes=4)
+    save_weights(written, str(tmp_path), 7)
+    loaded = load_release_weights(None, str(tmp_path))
+    assert loaded.projection_head.mode == "none" and loaded.supervised_head.units == 4
+    model = SimCLR(ResNet(18, 0.125), ProjectionHead(out_dim=8), num_classes=4)
+    with pytest.raises(UserError, match="missing in it: _projection_head/"):
+        load_release_weights(model, str(tmp_path))
+    load_release_weights(model, str(tmp_path), variable_schema="(?!head_contrastive)")
+    np.testing.assert_array_equal(
+        np.asarray(model.encoder.weights[0]), np.asarray(written.encoder.weights[0])
+    )
+
+
+def test_other_networks_need_a_model(tmp_path: Path) -> None:
+    tf.train.Checkpoint(model=tf.train.Checkpoint(x=tf.Variable(1.0))).write(str(tmp_path / "c-1"))
+    with pytest.raises(UserError, match="received: 1 variables of another network"):
+        load_release_weights(None, str(tmp_path / "c-1"))
+
+
+def test_tf1_checkpoint_of_another_network() -> None:
+    shapes = {"base_model/conv2d/kernel": (3, 3, 3, 8), "base_model/conv2d_1/kernel": (1, 1, 8, 8)}
+    with pytest.raises(UserError, match="2 convolutions"):
+        tf1_names(shapes)
+
+
+def test_checkpoint_flag_takes_all_formats(archive: Any) -> None:
+    """What `--checkpoint=` calls: the heads that fit, the rest reported."""
+    for name in PREFIXES:
+        model = Classifier(ResNet(18, cifar_stem=True), 4, ProjectionHead())
+        report = load_weights(model, archive(name))
+        assert report.encoder_fits() and len(report.loaded) == 119
+        assert len(report.mismatched) == 2 and not report.missing and not report.unused
+
+
+def test_command(archive: Any, golden: Any, tmp_path: Path, capsys: Any) -> None:
+    """Writes what `--checkpoint` takes and a SavedModel; both compute what was recorded."""
+    output = tmp_path / "made" / "imported"
+    argv = ["import_release", archive("tf1_checkpoint"), f"--output={output}"]
+    assert import_release.main(argv) == 0
+    said = capsys.readouterr().out
+    assert "121 variables (tf1_checkpoint)" in said and "--resnet_depth=18" in said
+    assert sorted(p.name for p in output.iterdir()) == [
+        "checkpoint", "ckpt-321.data-00000-of-00001", "ckpt-321.index", "saved_model",
+    ]  # fmt: skip
+    recorded = golden("tf1_checkpoint_outputs")
+    module = tf.saved_model.load(str(output / "saved_model" / "321"))
+    outputs = module(recorded["images"], trainable=False)
+    loaded = all_outputs(load_release_weights(None, str(output)), recorded["images"])
+    for name in ("final_avg_pool", "proj_head_output", "logits_sup"):
+        assert deviation(outputs[name], recorded[name]) < 1e-4
+        assert deviation(loaded[name], recorded[name]) < 1e-4
+    assert len(module.trainable_variables_list) == 73
+
+    assert import_release.main(argv) == 2
+    assert "Expected --output to be a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "The following arguments are required: path, --output"),
+        (["nothing/there", "--output=new"], "Expected a checkpoint at nothing/there"),
+        (["a", "--output=new", "--num_classes=0"], "Expected --num_classes of at least 1"),
+        (["a", "--output=new", "--classes=3"], "Unrecognized arguments: --classes=3"),
+    ],
+    ids=str,
+)
+def test_wrong_commands(
+    tmp_path: Path, monkeypatch: Any, capsys: Any, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert import_release.main(["import_release", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["--version"], 0), ([], 2)], ids=str
+)
+def test_answers_without_tensorflow(arguments: list[str], code: int) -> None:
+    program = (
+        "import sys; from simclr_tf import import_release\n"
+        "try:\n    code = import_release.main()\n"
+        "except SystemExit as stop:\n    code = stop.code\n"
+        "assert 'tensorflow' not in sys.modules\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True)
+    assert done.returncode == code, done.stderr
