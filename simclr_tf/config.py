@@ -173,6 +173,10 @@ class Config:
     lineareval_while_pretraining: bool = _flag(
         True, "Loss", "Train a linear head behind a stop-gradient while pretraining."
     )
+    lineareval_loss_weight: float = _flag(
+        1.0, "Loss", "Weight of that head's loss: with lars and momentum, a factor on its own "
+        "learning rate.", above=0,
+    )  # fmt: skip
 
     optimizer: str = _flag(
         "lars", "Optimizer", "Update rule.", choices=("lars", "momentum", "adam", "lamb")

@@ -40,6 +40,9 @@ class SimCLR(steps.StepModel):
         weight_decay: L2 penalty. With LARS, which decays the rest itself, it covers the linear head
             only; give both the same value.
         projection_selector: Layer of the projection head that the linear head reads (0: features).
+        supervised_loss_weight: Weight of the linear head's loss, above 0. Behind the stop-gradient
+            it scales the head's gradient alone, which with LARS and SGD is its learning rate: long
+            features call for less than 1 (SGD overshoots above about 8 / |h|^2).
         seed: Seeds the views of every step.
         **kwargs: As for `keras.Model`.
 
@@ -64,12 +67,17 @@ class SimCLR(steps.StepModel):
         num_classes: int | None = None,
         weight_decay: float = 0.0,
         projection_selector: int = 0,
+        supervised_loss_weight: float = 1.0,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not temperature > 0:
             raise UserError(f"Expected temperature > 0; received: {temperature}.")
+        if not supervised_loss_weight > 0:
+            raise UserError(
+                f"Expected supervised_loss_weight > 0; received: {supervised_loss_weight}."
+            )
         self.encoder = wrap_encoder(encoder)
         self.projection_head = projection_head or ProjectionHead()
         if not self.projection_head.built:
@@ -79,6 +87,7 @@ class SimCLR(steps.StepModel):
         self.num_classes = num_classes
         self.weight_decay = weight_decay
         self.projection_selector = projection_selector
+        self.supervised_loss_weight = supervised_loss_weight
         self.seed = seed
         self.supervised_head = None
         if num_classes is not None:
@@ -129,7 +138,7 @@ class SimCLR(steps.StepModel):
                 both = tf.concat([labels, labels], 0)
                 results["supervised_loss"] = supervised_loss(both, logits)
                 results["supervised_acc"] = steps.accuracy(both, logits)
-                loss += results["supervised_loss"]
+                loss += self.supervised_loss_weight * results["supervised_loss"]
             results["weight_decay"] = steps.decay_loss(self._decayed, self.weight_decay)
             results["total_loss"] = loss = loss + results["weight_decay"]
             scaled = steps.loss_to_minimize(self, loss)
@@ -175,6 +184,7 @@ class SimCLR(steps.StepModel):
             "num_classes": self.num_classes,
             "weight_decay": self.weight_decay,
             "projection_selector": self.projection_selector,
+            "supervised_loss_weight": self.supervised_loss_weight,
             "seed": self.seed,
             "name": self.name,
         }

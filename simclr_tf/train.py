@@ -211,6 +211,7 @@ class Run:
                 num_classes=num_classes if config.lineareval_while_pretraining else None,
                 weight_decay=config.weight_decay,
                 projection_selector=config.ft_proj_selector,
+                supervised_loss_weight=config.lineareval_loss_weight,
                 seed=config.seed,
             )
         schedule = WarmUpCosine(

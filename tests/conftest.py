@@ -54,6 +54,7 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
     return load
 
 
+_largest: dict[str, float] = {}
 _collective_key_base = itertools.count(1000, 1000)
 
 
@@ -63,7 +64,8 @@ def _fresh_collective_keys() -> None:
     # every MirroredStrategy counts from the same key: two replicas after four would fail.
     if "tensorflow" in sys.modules:
         mirrored = sys.modules["tensorflow"].distribute.MirroredStrategy
-        mirrored._collective_key_base = next(_collective_key_base)
+        mirrored._largest: dict[str, float] = {}
+_collective_key_base = next(_collective_key_base)
 
 
 @pytest.fixture
@@ -85,4 +87,20 @@ def deviation(ours: Any, recorded: Any) -> float:
     """Returns max|difference| / max|recorded|: the measure of every tolerance."""
     ours, recorded = np.asarray(ours, np.float64), np.asarray(recorded, np.float64)
     assert ours.shape == recorded.shape, f"shape {ours.shape} for recorded {recorded.shape}"
-    return float(np.abs(ours - recorded).max() / max(np.abs(recorded).max(), 1e-30))
+    value = float(np.abs(ours - recorded).max() / max(np.abs(recorded).max(), 1e-30))
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").split("[")[0].split(" (")[0]
+    _largest[test] = max(value, _largest.get(test, 0.0))
+    return value
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--deviations", action="store_true", help="print each test's largest deviation (no -n)"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.getoption("--deviations"):
+        terminalreporter.section("largest deviations")
+        for test, value in sorted(_largest.items()):
+            terminalreporter.line(f"{value:.1e}  {test}")
