@@ -65,6 +65,8 @@ def _fresh_collective_keys() -> None:
     if "tensorflow" in sys.modules:
         mirrored = sys.modules["tensorflow"].distribute.MirroredStrategy
         mirrored._largest: dict[str, float] = {}
+
+
 _collective_key_base = next(_collective_key_base)
 
 

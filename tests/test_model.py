@@ -84,6 +84,23 @@ class TestFit:
         assert history["total_loss"][0] == pytest.approx(parts, rel=1e-5)
         assert history["learning_rate"][0] == pytest.approx(0.25)
 
+    def test_weight_of_the_linear_heads_loss_scales_its_gradient_alone(self) -> None:
+        moved = []
+        for weight in (1.0, 0.25):
+            keras.utils.set_random_seed(1)
+            model = small_model(supervised_loss_weight=weight)
+            model.compile(optimizer=keras.optimizers.SGD(0.1))
+            start = np.asarray(model.supervised_head.kernel)
+            history = model.fit(dataset().take(1), verbose=0).history
+            parts = history["contrast_loss"][0] + weight * history["supervised_loss"][0]
+            assert history["total_loss"][0] == pytest.approx(parts, rel=1e-5)
+            head = np.asarray(model.supervised_head.kernel) - start
+            moved.append((head, np.asarray(model.encoder.trainable_variables[0])))
+        np.testing.assert_allclose(moved[1][0], 0.25 * moved[0][0], rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(moved[1][1], moved[0][1], rtol=1e-6, atol=1e-7)
+        with pytest.raises(UserError, match="supervised_loss_weight > 0"):
+            small_model(supervised_loss_weight=0)
+
     def test_contrastive_loss_falls(self) -> None:
         # Images that differ in colour are easily told apart under crops.
         images = np.zeros((8, 16, 16, 3), "uint8") + np.random.RandomState(0).randint(
