@@ -43,7 +43,7 @@ def imports_of(name: str) -> set[str]:
             assert node.level == 0, f"{name} imports relatively"
             # `from package import module` may name modules or what they hold.
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    # A module's own packages have begun to be imported before it: siblings are reached through them.
+    # A module's own packages have begun to be imported before it: siblings come through them.
     packages = {name.rsplit(".", depth)[0] for depth in range(name.count(".") + 1)}
     return (found & set(FILES)) - packages
 
