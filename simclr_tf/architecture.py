@@ -82,7 +82,7 @@ class Architecture:
         return {**values, "image_size": image_size}
 
     def describe(self) -> str:
-        """Returns one line, as `ResNet-50 (width_multiplier=1, ...), 1000 classes`."""
+        """Returns the settings in words, as `resnet_depth=50, ..., 1000 classes`."""
         stem = "image_size<=32" if self.cifar_stem else "image_size>32"
         head = f"proj_head_mode={self.proj_head_mode}"
         if self.proj_head_mode != "none":

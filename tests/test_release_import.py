@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -258,6 +259,24 @@ def test_command(archive: Any, golden: Any, tmp_path: Path, capsys: Any) -> None
 
     assert import_release.main(argv) == 2
     assert "Expected --output to be a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_that_it_prints_evaluates(archive: Any, tmp_path: Path, capsys: Any) -> None:
+    output = tmp_path / "imported"
+    assert import_release.main(["x", archive("tf2_saved_model"), f"--output={output}"]) == 0
+    line = capsys.readouterr().out.split("Evaluate: simclr-tf ")[1]
+    arguments = shlex.split(line.replace("DATA_SET", "mnist_5k").replace("SPLIT", "test"))
+    done = subprocess.run(
+        [sys.executable, "-m", "simclr_tf.run", *arguments, "--eval_steps=1"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Step 1 is the last of 1: evaluation complete." in done.stdout
+    results = json.loads((output / "result.json").read_text())
+    assert 0 <= results["eval/label_top_1_accuracy"] <= 1
 
 
 @pytest.mark.parametrize(
