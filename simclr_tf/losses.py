@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from simclr_tf.contrastive_blocks import default_block_size, row_statistics
 from simclr_tf.errors import UserError
 
 # Subtracted from an image's similarity with itself: exp(-1e9) is exactly zero in float32.
@@ -21,21 +22,25 @@ class ContrastiveOutput(NamedTuple):
 
     Attributes:
         loss: scalar, this replica's loss.
-        logits_ab: (N, M) similarities of first views with every second view, over temperature.
+        logits_ab: (N, M) similarities of first views with every second view, over temperature;
+            None where they were computed in blocks and not kept.
         labels: (N,) int32 in [0, M), the column of `logits_ab` that is the positive.
         accuracy: scalar in [0, 1], share of first views nearest to their own second view.
         entropy: scalar in nats, mean entropy of softmax(logits_ab).
     """
 
     loss: tf.Tensor
-    logits_ab: tf.Tensor
+    logits_ab: tf.Tensor | None
     labels: tf.Tensor
     accuracy: tf.Tensor
     entropy: tf.Tensor
 
 
 def nt_xent(
-    hidden: tf.Tensor, temperature: float | tf.Tensor = 0.1, hidden_norm: bool = True
+    hidden: tf.Tensor,
+    temperature: float | tf.Tensor = 0.1,
+    hidden_norm: bool = True,
+    block_size: int | None = None,
 ) -> ContrastiveOutput:
     """Normalised temperature-scaled cross-entropy between two views of each image.
 
@@ -55,12 +60,17 @@ def nt_xent(
             the same images in the same order. Any float type.
         temperature: > 0; divides the similarities.
         hidden_norm: whether to scale each row to unit length (cosine similarity).
+        block_size: images whose similarities are computed at a time, each block forgotten and
+            computed again in the backward pass, so that memory grows with M and not with N * M;
+            0: all at once, keeping `logits_ab`; None: blocks where N * M is above 2 ** 20 (1,024
+            images on one replica), where they are faster, too.
 
     Returns:
         A `ContrastiveOutput`; `accuracy` and `entropy` carry no gradient.
 
     Raises:
-        UserError: if `hidden` is not (2N, d) or `temperature` is not positive.
+        UserError: if `hidden` is not (2N, d), `temperature` is not positive or `block_size` is
+            negative.
 
     Source: Chen et al. 2020, equation 1 and algorithm 1 (arXiv 2002.05709); scale, masking and
     metrics as the release.
@@ -70,7 +80,7 @@ def nt_xent(
         >>> gradients = tape.gradient(output.loss / num_replicas, variables)
     """
     hidden = tf.convert_to_tensor(hidden)
-    _check_arguments(hidden, temperature)
+    _check_arguments(hidden, temperature, block_size)
     hidden = tf.cast(hidden, tf.float32)
     if hidden_norm:
         hidden = tf.math.l2_normalize(hidden, axis=-1)
@@ -78,6 +88,20 @@ def nt_xent(
     all_first, all_second, labels = _gather_views(first, second)  # (M, d), (M, d), (N,)
 
     temperature = tf.cast(temperature, tf.float32)
+    if block_size is None:
+        block_size = default_block_size(first.shape[0], all_first.shape[0])
+    if block_size:
+        rows = row_statistics(
+            first / temperature, second / temperature, all_first, all_second, labels, block_size
+        )
+        positive = tf.reduce_sum(first * second, axis=1) / temperature
+        return ContrastiveOutput(
+            loss=tf.reduce_mean(rows.first + rows.second - 2 * positive),
+            logits_ab=None,
+            labels=labels,
+            accuracy=tf.reduce_mean(rows.hit),
+            entropy=tf.reduce_mean(rows.entropy),
+        )
     is_self = tf.one_hot(labels, tf.shape(all_first)[0])  # (N, M)
     logits_ab = tf.matmul(first, all_second, transpose_b=True) / temperature
     logits_ba = tf.matmul(second, all_first, transpose_b=True) / temperature
@@ -137,7 +161,9 @@ def supervised_loss(labels: Any, logits: tf.Tensor, per_example: bool = False) -
     return losses if per_example else tf.reduce_mean(losses)
 
 
-def _check_arguments(hidden: tf.Tensor, temperature: float | tf.Tensor) -> None:
+def _check_arguments(
+    hidden: tf.Tensor, temperature: float | tf.Tensor, block_size: int | None
+) -> None:
     shape = hidden.shape
     if shape.rank != 2 or (shape[0] is not None and (shape[0] == 0 or shape[0] % 2)):
         raise UserError(
@@ -147,6 +173,10 @@ def _check_arguments(hidden: tf.Tensor, temperature: float | tf.Tensor) -> None:
     if isinstance(temperature, (int, float)) and not temperature > 0:
         raise UserError(
             f"Expected temperature > 0; received: {temperature}. Pass one such as 0.1 or 0.5."
+        )
+    if block_size is not None and block_size < 0:
+        raise UserError(
+            f"Expected block_size >= 0; received: {block_size}. Pass None to have it chosen."
         )
 
 

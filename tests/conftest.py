@@ -64,10 +64,7 @@ def _fresh_collective_keys() -> None:
     # every MirroredStrategy counts from the same key: two replicas after four would fail.
     if "tensorflow" in sys.modules:
         mirrored = sys.modules["tensorflow"].distribute.MirroredStrategy
-        mirrored._largest: dict[str, float] = {}
-
-
-_collective_key_base = next(_collective_key_base)
+        mirrored._collective_key_base = next(_collective_key_base)
 
 
 @pytest.fixture

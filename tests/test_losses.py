@@ -1,12 +1,16 @@
-"""NT-Xent: the recorded cases, the paper's algorithm 1 as loops, replicas, XLA."""
+"""NT-Xent: the recorded cases, the paper's algorithm 1 as loops, blocks, replicas, XLA."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import deviation
 
+from simclr_tf.contrastive_blocks import default_block_size
 from simclr_tf.errors import UserError
 from simclr_tf.losses import nt_xent, supervised_loss
 
@@ -76,6 +80,107 @@ def test_equals_the_release(golden, case):
         },
     )
     np.testing.assert_array_equal(output.labels, np.arange(len(output.labels)))
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 1000])
+@pytest.mark.parametrize("case", CASES)
+def test_blocks_equal_the_release(golden, case, block_size):
+    z = golden("nt_xent")
+    hidden, settings = z[f"{case}_hidden"], settings_of(z, case)
+    output, gradient = loss_and_gradient(hidden, block_size=block_size, **settings)
+    assert output.logits_ab is None
+    values = {
+        "loss": output.loss,
+        "grad": gradient,
+        "contrast_acc": output.accuracy,
+        "contrast_entropy": output.entropy,
+    }
+    # Case 4: see test_replicas_equal_the_release.
+    assert_equals_the_release(z, case, values, 5e-5 if case == 4 else 1e-5)
+
+
+def exact_loss_and_gradient(hidden, temperature):
+    """The plain form and its gradient in float64, rows normalised."""
+    x = hidden.astype(np.float64)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    z = x / length
+    rows, n = len(z), len(z) // 2
+    logits = z @ z.T / temperature
+    np.fill_diagonal(logits, -np.inf)
+    partner = (np.arange(rows) + n) % rows
+    top = logits.max(1, keepdims=True)
+    exponential = np.exp(logits - top)
+    total = exponential.sum(1, keepdims=True)
+    loss = (np.log(total) + top)[:, 0] - logits[np.arange(rows), partner]
+    share = exponential / total
+    share[np.arange(rows), partner] -= 1
+    of_z = (share + share.T) @ z / temperature / n
+    return loss.sum() / n, (of_z - z * (of_z * z).sum(1, keepdims=True)) / length
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_blocks_equal_float64(temperature):
+    hidden = views(700, 128)
+    output, gradient = loss_and_gradient(hidden, temperature=temperature, block_size=256)
+    loss, expected = exact_loss_and_gradient(hidden, temperature)
+    assert float(output.loss) == pytest.approx(loss, rel=1e-6)
+    assert deviation(gradient, expected) <= 1e-6
+
+
+def test_blocks_take_unknown_batches_and_half_precision():
+    @tf.function(input_signature=[tf.TensorSpec([None, 5], tf.bfloat16)])
+    def step(hidden):
+        return nt_xent(hidden, block_size=4).loss, nt_xent(hidden, block_size=0).loss
+
+    for n in (1, 6, 9):
+        blocks, plain = step(tf.cast(views(n), tf.bfloat16))
+        assert float(blocks) == pytest.approx(float(plain), rel=1e-6, abs=1e-6)
+
+
+def test_blocks_reach_the_temperature():
+    gradients = []
+    for block_size in (0, 4):
+        temperature = tf.Variable(0.5)
+        with tf.GradientTape() as tape:
+            loss = nt_xent(views(), temperature, block_size=block_size).loss
+        gradients.append(float(tape.gradient(loss, temperature)))
+    assert gradients[0] == pytest.approx(gradients[1], rel=1e-5)
+
+
+def test_blocks_are_chosen_by_size():
+    assert default_block_size(1024, 1024) == 0 == default_block_size(None, 4096)
+    assert default_block_size(2048, 2048) == 512
+    assert default_block_size(8, 2**24) == 1
+    assert nt_xent(views(1025, 2)).logits_ab is None and nt_xent(views(64, 2)).logits_ab is not None
+
+
+MEASURE = """
+import resource, sys
+import tensorflow as tf
+from simclr_tf.losses import nt_xent
+
+@tf.function
+def step(x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = nt_xent(x, block_size=int(sys.argv[1])).loss
+    return tape.gradient(loss, x)
+
+step(tf.random.normal([64, 128]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+step(tf.random.normal([8192, 128]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_blocks_take_a_fraction_of_the_memory():
+    kilobytes = []
+    for block_size in ("0", "128"):
+        command = [sys.executable, "-c", MEASURE, block_size]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        kilobytes.append(int(done.stdout.split()[-1]))
+    assert kilobytes[1] < kilobytes[0] / 5  # 1/8 at twice the batch: `benchmark loss`
 
 
 @pytest.mark.parametrize("hidden_norm", [True, False])
@@ -158,6 +263,11 @@ def test_wrong_arguments(hidden, temperature):
         nt_xent(hidden, temperature)
 
 
+def test_negative_block_size():
+    with pytest.raises(UserError, match="Expected block_size >= 0; received: -1"):
+        nt_xent(views(), block_size=-1)
+
+
 def on_replicas(strategy, hidden, signature=None, sizes=None, **settings):
     """Returns per-replica outputs and the gradient of the mean loss, put together."""
     replicas = strategy.num_replicas_in_sync
@@ -177,7 +287,8 @@ def on_replicas(strategy, hidden, signature=None, sizes=None, **settings):
             tape.watch(hidden)
             output = nt_xent(hidden, **settings)
             loss = output.loss / replicas
-        return output._asdict(), tape.gradient(loss, hidden)
+        kept = {name: value for name, value in output._asdict().items() if value is not None}
+        return kept, tape.gradient(loss, hidden)
 
     @tf.function(input_signature=signature)
     def run(x):
@@ -192,24 +303,23 @@ def on_replicas(strategy, hidden, signature=None, sizes=None, **settings):
 
 @pytest.mark.parametrize("strategy", [1, 2, 4], indirect=True)
 @pytest.mark.parametrize("case", [0, 1, 2, 4])  # case 3 has 33 images
-def test_replicas_equal_the_release(golden, strategy, case):
+@pytest.mark.parametrize("block_size", [0, 3])
+def test_replicas_equal_the_release(golden, strategy, case, block_size):
     z = golden("nt_xent")
     # Case 4 has logits near 150 and an entropy of 0.002: one rounding of a logit, 1e-5, is 1e-5 of
     # every probability, and a product of other shape than the recorded one rounds differently.
     entropy_tolerance = 5e-5 if case == 4 else 1e-5
-    outputs, gradient = on_replicas(strategy, z[f"{case}_hidden"], **settings_of(z, case))
-    assert_equals_the_release(
-        z,
-        case,
-        {
-            "loss": np.mean(outputs["loss"]),
-            "logits_ab": np.concatenate(outputs["logits_ab"]),
-            "grad": gradient,
-            "contrast_acc": np.mean(outputs["accuracy"]),
-            "contrast_entropy": np.mean(outputs["entropy"]),
-        },
-        entropy_tolerance,
-    )
+    settings = {**settings_of(z, case), "block_size": block_size}
+    outputs, gradient = on_replicas(strategy, z[f"{case}_hidden"], **settings)
+    values = {
+        "loss": np.mean(outputs["loss"]),
+        "grad": gradient,
+        "contrast_acc": np.mean(outputs["accuracy"]),
+        "contrast_entropy": np.mean(outputs["entropy"]),
+    }
+    if not block_size:
+        values["logits_ab"] = np.concatenate(outputs["logits_ab"])
+    assert_equals_the_release(z, case, values, entropy_tolerance)
     labels = np.concatenate(outputs["labels"])
     np.testing.assert_array_equal(labels, np.arange(len(labels)))
 
@@ -234,18 +344,21 @@ def test_scope_without_replicas_is_one_replica(strategy):
     assert float(inside.loss) == float(nt_xent(hidden).loss)
 
 
-def test_compiles():
+@pytest.mark.parametrize("block_size", [0, 5])
+def test_compiles(block_size):
     hidden = views(16, 8)
 
     @tf.function(jit_compile=True)
     def step(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            output = nt_xent(x, temperature=0.5)
-        return output, tape.gradient(output.loss, x)
+            output = nt_xent(x, temperature=0.5, block_size=block_size)
+        output = [value for value in output if value is not None]
+        return output, tape.gradient(output[0], x)
 
     compiled, gradient = step(tf.constant(hidden))
-    plain, plain_gradient = loss_and_gradient(hidden, temperature=0.5)
+    plain, plain_gradient = loss_and_gradient(hidden, temperature=0.5, block_size=block_size)
+    plain = [value for value in plain if value is not None]
     for ours, theirs in zip((*compiled, gradient), (*plain, plain_gradient), strict=True):
         assert deviation(ours, theirs) <= 1e-5
 
