@@ -132,12 +132,30 @@ class SimCLRAugment(keras.layers.Layer):
             UserError: for inputs of another form, or 'color' on images that are not RGB.
         """
         images, heights, widths = _unpack(inputs)
-        count = tf.shape(images)[0]
         if not training:
             return self.apply(images, {})
         seed = self._next_seed() if seed is None else seed
-        params = self.draw(count, heights, widths, seed, channels=images.shape[-1])
+        params = self.draw(tf.shape(images)[0], heights, widths, seed, channels=images.shape[-1])
         return self.apply(images, params)
+
+    def draw_for(self, inputs: Any, seed: Any, copies: int = 1) -> tuple[tf.Tensor, Any]:
+        """Draws what `call` would for the images given `copies` times over, one after the other.
+
+        Args:
+            inputs: as for `call`.
+            seed: integer tensor (2,).
+            copies: views per image.
+
+        Returns:
+            The images, (N, H, W, C), and parameters for `apply` with copies * N on the first axis.
+        """
+        images, heights, widths = _unpack(inputs)
+        heights, widths = (
+            size if tf.convert_to_tensor(size).shape.rank == 0 else tf.tile(size, [copies])
+            for size in (heights, widths)
+        )
+        count = copies * tf.shape(images)[0]
+        return images, self.draw(count, heights, widths, seed, channels=images.shape[-1])
 
     def draw(
         self, batch_size: Any, heights: Any, widths: Any, seed: Any, channels: int = 3

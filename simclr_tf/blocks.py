@@ -7,6 +7,9 @@ checkpoints of both can be exchanged.
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -15,6 +18,22 @@ from tensorflow import keras
 from simclr_tf.compat import num_replicas, register
 
 BATCH_NORM_EPSILON = 1e-5  # the release's
+
+_tracing = threading.local()  # every replica is traced in a thread of its own
+
+
+@contextlib.contextmanager
+def local_batch_statistics() -> Iterator[None]:
+    """Layers traced within take the statistics of their own replica, synchronised or not.
+
+    Replicas cannot talk to each other from within a loop.
+    """
+    before = getattr(_tracing, "local", False)
+    _tracing.local = True
+    try:
+        yield
+    finally:
+        _tracing.local = before
 
 
 @register
@@ -61,7 +80,8 @@ class BatchNorm(keras.layers.BatchNormalization):
         float_type = tf.float32
         scale = _as_float32(self.gamma) if self.scale else tf.ones([channels], float_type)
         offset = _as_float32(self.beta) if self.center else tf.zeros([channels], float_type)
-        if training and self.synchronized and num_replicas() > 1:
+        local = getattr(_tracing, "local", False)
+        if training and self.synchronized and num_replicas() > 1 and not local:
             mean, variance = _moments_over_replicas(inputs)
             self._move(mean, variance)
             return _normalize(inputs, mean, variance, scale, offset, self.epsilon)

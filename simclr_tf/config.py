@@ -168,6 +168,11 @@ class Config:
         "none", "Model", "Compute type of the layers.", choices=("none", "bfloat16", "float16")
     )
 
+    micro_batch_size: int = _flag(
+        0, "Model", "Images embedded at a time on each replica, for batches beyond its memory: "
+        "gradient caching. Batch norm then sees a micro-batch. 0: the whole batch.", at_least=0,
+    )  # fmt: skip
+
     temperature: float = _flag(0.1, "Loss", "Temperature of the contrastive loss.", above=0)
     hidden_norm: bool = _flag(True, "Loss", "L2-normalise projections before the loss.")
     lineareval_while_pretraining: bool = _flag(

@@ -135,6 +135,11 @@ def _check_model(config: Config) -> None:
             "Expected fine_tune_after_block=-1 while pretraining (nothing is frozen); received: "
             f"{config.fine_tune_after_block}. To fine-tune, pass --train_mode=finetune."
         )
+    if config.micro_batch_size and config.train_mode == "finetune":
+        raise UserError(
+            "Expected micro_batch_size=0 with --train_mode=finetune (it is for the contrastive "
+            f"loss); received: {config.micro_batch_size}."
+        )
     layers = {"none": 0, "linear": 1, "nonlinear": config.num_proj_layers}[config.proj_head_mode]
     if config.ft_proj_selector > layers:
         raise UserError(

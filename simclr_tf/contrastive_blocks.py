@@ -119,9 +119,7 @@ def row_statistics(
         return tuple(results), backward
 
     first_sums, second_sums, hit, entropy = statistics(first, second, all_first, all_second)
-    return RowStatistics(
-        first_sums, second_sums, tf.stop_gradient(hit), tf.stop_gradient(entropy)
-    )
+    return RowStatistics(first_sums, second_sums, tf.stop_gradient(hit), tf.stop_gradient(entropy))
 
 
 class _Blocks(NamedTuple):

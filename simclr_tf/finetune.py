@@ -112,7 +112,8 @@ class Classifier(steps.StepModel):
             loss = supervised_loss(labels, logits)
             decay = steps.decay_loss(self._decayed, self.weight_decay)
             scaled = steps.loss_to_minimize(self, loss + decay)
-        steps.minimize(self, tape, scaled, self.trainable_variables)
+        variables = self.trainable_variables
+        steps.minimize(self, tape.gradient(scaled, variables), variables)
         results = {
             "supervised_loss": loss,
             "supervised_acc": steps.accuracy(labels, logits),

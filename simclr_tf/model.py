@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import steps
+from simclr_tf import gradient_cache, steps
 from simclr_tf.compat import register, replica_logs, serialize
 from simclr_tf.encoders import wrap_encoder
 from simclr_tf.errors import UserError
@@ -43,6 +43,12 @@ class SimCLR(steps.StepModel):
         supervised_loss_weight: Weight of the linear head's loss, above 0. Behind the stop-gradient
             it scales the head's gradient alone, which with LARS and SGD is its learning rate: long
             features call for less than 1 (SGD overshoots above about 8 / |h|^2).
+        micro_batch_size: Images embedded at a time (both views of each), for batches whose
+            activations do not fit into memory: gradient caching, see `simclr_tf.gradient_cache`.
+            It must divide a replica's batch. The gradient is that of the whole batch where an
+            image's features do not depend on the images beside it; batch norm in the encoder
+            normalises by each micro-batch's own statistics, of one replica, and its moving
+            averages take one step a micro-batch. The heads see the whole batch. None: all at once.
         seed: Seeds the views of every step.
         **kwargs: As for `keras.Model`.
 
@@ -68,6 +74,7 @@ class SimCLR(steps.StepModel):
         weight_decay: float = 0.0,
         projection_selector: int = 0,
         supervised_loss_weight: float = 1.0,
+        micro_batch_size: int | None = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -77,6 +84,10 @@ class SimCLR(steps.StepModel):
         if not supervised_loss_weight > 0:
             raise UserError(
                 f"Expected supervised_loss_weight > 0; received: {supervised_loss_weight}."
+            )
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise UserError(
+                f"Expected micro_batch_size of at least 1, or None; received: {micro_batch_size}."
             )
         self.encoder = wrap_encoder(encoder)
         self.projection_head = projection_head or ProjectionHead()
@@ -88,6 +99,7 @@ class SimCLR(steps.StepModel):
         self.weight_decay = weight_decay
         self.projection_selector = projection_selector
         self.supervised_loss_weight = supervised_loss_weight
+        self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.supervised_head = None
         if num_classes is not None:
@@ -122,28 +134,75 @@ class SimCLR(steps.StepModel):
         """One step of algorithm 1 on this replica's share of the batch."""
         inputs, labels = steps.unpack(data)
         learning_rate = steps.current_learning_rate(self.optimizer)
-        views = self.views(inputs, steps.step_seed(self.seed, self.optimizer.iterations))
+        seed = steps.step_seed(self.seed, self.optimizer.iterations)
         if self.supervised_head is not None:
             labels = steps.class_ids(labels, self.num_classes)
-        results: dict[str, tf.Tensor] = {}
-        with tf.GradientTape() as tape:
-            contrast, hidden = self._contrast(views, training=True)
-            results["contrast_loss"] = contrast.loss
-            results["contrast_acc"] = contrast.accuracy
-            results["contrast_entropy"] = contrast.entropy
-            loss = contrast.loss
-            if self.supervised_head is not None:
-                features = tf.stop_gradient(hidden[self.projection_selector])
-                logits = self.supervised_head(features)
-                both = tf.concat([labels, labels], 0)
-                results["supervised_loss"] = supervised_loss(both, logits)
-                results["supervised_acc"] = steps.accuracy(both, logits)
-                loss += self.supervised_loss_weight * results["supervised_loss"]
-            results["weight_decay"] = steps.decay_loss(self._decayed, self.weight_decay)
-            results["total_loss"] = loss = loss + results["weight_decay"]
-            scaled = steps.loss_to_minimize(self, loss)
-        steps.minimize(self, tape, scaled, self.trainable_variables)
+        if self.micro_batch_size is None:
+            gradients, results = self._gradients(inputs, labels, seed)
+        else:
+            gradients, results = self._cached_gradients(inputs, labels, seed)
+        steps.minimize(self, gradients, self.trainable_variables)
         return replica_logs({**self._update(results), "learning_rate": learning_rate})
+
+    def _gradients(
+        self, inputs: Any, labels: tf.Tensor | None, seed: tf.Tensor
+    ) -> tuple[list[Any], dict[str, tf.Tensor]]:
+        """Returns the gradient of each trainable variable, and the step's results."""
+        views = self.views(inputs, seed)
+        with tf.GradientTape() as tape:
+            features = self.encoder(views, training=True)
+            scaled, results = self._loss_and_results(features, labels)
+        return tape.gradient(scaled, self.trainable_variables), results
+
+    def _cached_gradients(
+        self, inputs: Any, labels: tf.Tensor | None, seed: tf.Tensor
+    ) -> tuple[list[Any], dict[str, tf.Tensor]]:
+        """The same in micro-batches; see `simclr_tf.gradient_cache`.
+
+        The encoder is what does not fit; both heads see the whole batch.
+        """
+        batches = gradient_cache.cut(inputs, self._make_views, seed, int(self.micro_batch_size))
+
+        def encode(views: tf.Tensor) -> tf.Tensor:
+            return tf.cast(self.encoder(views, training=True), tf.float32)
+
+        with gradient_cache.restored(self.encoder.non_trainable_variables):
+            features = gradient_cache.embed_all(batches, encode, self.encoder.output_shape[-1])
+        variables = self.trainable_variables
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            scaled, results = self._loss_and_results(features, labels)
+        of_features, *direct = tape.gradient(scaled, [features, *variables])
+        encoder_variables = self.encoder.trainable_variables
+        pulled = gradient_cache.pull_back(batches, encode, of_features, encoder_variables)
+        through = {id(v): g for v, g in zip(encoder_variables, pulled, strict=True)}
+        gradients = []
+        for variable, gradient in zip(variables, direct, strict=True):
+            parts = [g for g in (gradient, through.get(id(variable))) if g is not None]
+            gradients.append(tf.add_n(parts) if parts else None)
+        return gradients, results
+
+    def _loss_and_results(
+        self, features: tf.Tensor, labels: tf.Tensor | None
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns this replica's share of the loss to minimise, and the step's results."""
+        hidden = self.projection_head.hidden_layers(features, training=True)
+        contrast = nt_xent(hidden[-1], self.temperature, self.hidden_norm)
+        results = {
+            "contrast_loss": contrast.loss,
+            "contrast_acc": contrast.accuracy,
+            "contrast_entropy": contrast.entropy,
+        }
+        loss = contrast.loss
+        if self.supervised_head is not None:
+            logits = self.supervised_head(tf.stop_gradient(hidden[self.projection_selector]))
+            both = tf.concat([labels, labels], 0)
+            results["supervised_loss"] = supervised_loss(both, logits)
+            results["supervised_acc"] = steps.accuracy(both, logits)
+            loss += self.supervised_loss_weight * results["supervised_loss"]
+        results["weight_decay"] = steps.decay_loss(self._decayed, self.weight_decay)
+        results["total_loss"] = loss = loss + results["weight_decay"]
+        return steps.loss_to_minimize(self, loss), results
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Accuracy of the linear head; without head or labels, the contrastive metrics."""
@@ -158,18 +217,15 @@ class SimCLR(steps.StepModel):
                 )
             )
         views = self.views(inputs, steps.step_seed(self.seed, 0))
-        contrast, _ = self._contrast(views, training=False)
+        features = self.encoder(views, training=False)
+        embedding = self.projection_head(features, training=False)
+        contrast = nt_xent(embedding, self.temperature, self.hidden_norm)
         results = {
             "contrast_loss": contrast.loss,
             "contrast_acc": contrast.accuracy,
             "contrast_entropy": contrast.entropy,
         }
         return replica_logs(self._update(results))
-
-    def _contrast(self, views: tf.Tensor, training: bool) -> tuple[Any, list[tf.Tensor]]:
-        features = self.encoder(views, training=training)
-        hidden = self.projection_head.hidden_layers(features, training=training)
-        return nt_xent(hidden[-1], self.temperature, self.hidden_norm), hidden
 
     def _needs_views(self) -> bool:
         return self._make_views is None
@@ -185,6 +241,7 @@ class SimCLR(steps.StepModel):
             "weight_decay": self.weight_decay,
             "projection_selector": self.projection_selector,
             "supervised_loss_weight": self.supervised_loss_weight,
+            "micro_batch_size": self.micro_batch_size,
             "seed": self.seed,
             "name": self.name,
         }

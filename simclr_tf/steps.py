@@ -274,11 +274,8 @@ def decay_loss(variables: Sequence[Any], weight_decay: float) -> tf.Tensor:
     return weight_decay * tf.add_n(squares)
 
 
-def minimize(
-    model: keras.Model, tape: tf.GradientTape, scaled: tf.Tensor, variables: Sequence[Any]
-) -> None:
-    """Applies the gradient of a loss that `loss_to_minimize` made."""
-    gradients = tape.gradient(scaled, variables)
+def minimize(model: keras.Model, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    """Applies the gradients of a loss that `loss_to_minimize` made; None leaves a variable."""
     gradients = unscaled_gradients(model.optimizer, gradients)
     pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
     model.optimizer.apply_gradients(pairs)

@@ -25,6 +25,7 @@ from simclr_tf.devices import make_strategy
 from simclr_tf.encoders import make_encoder
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
+from simclr_tf.gradient_cache import check_micro_batch_size
 from simclr_tf.heads import ProjectionHead
 from simclr_tf.model import SimCLR
 from simclr_tf.optimizers import make_optimizer
@@ -137,6 +138,8 @@ class Run:
                     f"Expected {name} to be a multiple of the {replicas} replicas; received: "
                     f"{getattr(config, name)}. Pass --{name}={replicas * max(1, 256 // replicas)}."
                 )
+        if config.micro_batch_size:
+            check_micro_batch_size(config.train_batch_size // replicas, config.micro_batch_size)
         other = self.eval_source
         if other is not None and source.num_classes and other.num_classes != source.num_classes:
             raise UserError(
@@ -212,6 +215,7 @@ class Run:
                 weight_decay=config.weight_decay,
                 projection_selector=config.ft_proj_selector,
                 supervised_loss_weight=config.lineareval_loss_weight,
+                micro_batch_size=config.micro_batch_size or None,
                 seed=config.seed,
             )
         schedule = WarmUpCosine(

@@ -1,0 +1,190 @@
+"""Gradient caching: the gradient of the whole batch, in micro-batches, on every path of `fit`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import deviation
+from tensorflow import keras
+from test_model import METRICS, batch, dataset, small_encoder, small_model
+
+from simclr_tf.augment import SimCLRAugment
+from simclr_tf.compat import raw_variable
+from simclr_tf.errors import UserError
+from simclr_tf.heads import ProjectionHead
+from simclr_tf.model import SimCLR
+from simclr_tf.optimizers import LARS
+
+
+def independent_encoder() -> keras.Model:
+    """Its normalisation does not depend on the images beside one."""
+    images = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3, 2)(images)
+    x = keras.layers.ReLU()(keras.layers.LayerNormalization()(x))
+    x = keras.layers.Conv2D(32, 3, 2)(x)
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+
+
+def step_of(micro_batch_size: int | None, data: Any, strategy: Any = None, **settings: Any) -> Any:
+    """One step of SGD with rate 1; returns how the variables moved, the logs, and the model."""
+    keras.utils.set_random_seed(0)
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        settings.setdefault("encoder", independent_encoder())
+        model = small_model(**settings, weight_decay=1e-2, micro_batch_size=micro_batch_size)
+        model.compile(optimizer=keras.optimizers.SGD(1.0))
+    before = [np.array(tf.convert_to_tensor(raw_variable(v))) for v in model.trainable_variables]
+    history = model.fit(data, steps_per_epoch=1, verbose=0, shuffle=False).history
+    after = [np.array(tf.convert_to_tensor(raw_variable(v))) for v in model.trainable_variables]
+    moved = [b - a for a, b in zip(before, after, strict=True)]
+    return moved, {name: values[0] for name, values in history.items()}, model
+
+
+def one_batch(count: int = 8) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensors(batch(count))
+
+
+def assert_equal_steps(ours: Any, plain: Any, limit: float = 1e-5) -> None:
+    largest = max(np.abs(g).max() for g in plain[0])
+    for gradient, expected in zip(ours[0], plain[0], strict=True):
+        assert np.abs(gradient - expected).max() <= limit * largest
+    assert METRICS - {"loss"} <= set(plain[1])
+    for name, value in plain[1].items():
+        assert ours[1][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_gradient_is_that_of_the_whole_batch(size: int) -> None:
+    """Head with batch norm, linear head, weight decay and random views included."""
+    assert_equal_steps(step_of(size, one_batch()), step_of(None, one_batch()))
+
+
+@pytest.mark.parametrize("kind", ["callable", "made by the host", "canvas"])
+def test_every_way_to_make_views(kind: str) -> None:
+    images, labels = batch(8, shape=(20, 20, 3))
+
+    def noise(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return images + tf.random.stateless_normal(tf.shape(images), seed, stddev=0.1)
+
+    augment: Any = noise
+    inputs: Any = images
+    if kind == "made by the host":
+        augment, inputs = None, (images, images[:, ::-1])
+    elif kind == "canvas":
+        sizes = np.random.RandomState(1).randint(15, 40, (8, 2)).astype("int32")
+        augment, inputs = SimCLRAugment(16), {"image": images, "size": sizes}
+    data = tf.data.Dataset.from_tensors((inputs, labels))
+    assert_equal_steps(step_of(4, data, augment=augment), step_of(None, data, augment=augment))
+
+
+def test_unknown_batch_size() -> None:
+    data = tf.data.Dataset.from_tensor_slices(batch(8)).batch(8)
+    assert data.element_spec[0].shape[0] is None
+    assert_equal_steps(step_of(4, data), step_of(None, data))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="micro_batch_size divides"):
+        step_of(3, data)
+
+
+@pytest.mark.parametrize("strategy", [2], indirect=True)
+def test_replicas_equal_one_device(strategy: Any) -> None:
+    """Every replica's images are negatives, and the head's batch norm spans the replicas."""
+    data = strategy.experimental_distribute_dataset(dataset_of(batch(8)))
+    ours = step_of(2, data, strategy, augment=None)
+    assert_equal_steps(ours, step_of(None, dataset_of(batch(8)), augment=None))
+
+
+def dataset_of(images_and_labels: Any) -> tf.data.Dataset:
+    """Views that are made already: replicas draw their own."""
+    images, labels = images_and_labels
+    pairs = ((images, images[:, ::-1]), labels)
+    return tf.data.Dataset.from_tensor_slices(pairs).batch(8, drop_remainder=True)
+
+
+@pytest.mark.parametrize("strategy", [2], indirect=True)
+def test_synchronised_batch_norm_on_replicas(strategy: Any) -> None:
+    with strategy.scope():
+        encoder = small_encoder()
+    data = strategy.experimental_distribute_dataset(dataset_of(batch(8)))
+    _, logs, _ = step_of(2, data, strategy, augment=None, encoder=encoder)
+    assert all(np.isfinite(value) for value in logs.values())
+
+
+def test_moving_statistics_move_once_a_micro_batch() -> None:
+    """Twice the same two images, in two micro-batches: two moves, as from two plain steps."""
+    images, labels = batch(2)
+    images, labels = np.concatenate([images] * 2), np.concatenate([labels] * 2)
+    pairs = ((images, images[:, ::-1]), labels)
+    data = tf.data.Dataset.from_tensors(pairs)
+    encoder, twin = small_encoder(), small_encoder()
+    twin.set_weights(encoder.get_weights())
+    _, _, model = step_of(2, data, augment=None, encoder=encoder)
+    views = np.concatenate([images[:2], images[:2, ::-1]]).astype("float32") / 255
+    for _ in range(2):
+        twin(views, training=True)
+    for ours, theirs in zip(
+        model.encoder.non_trainable_variables, twin.non_trainable_variables, strict=True
+    ):
+        assert deviation(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(precision: str) -> None:
+    keras.mixed_precision.set_global_policy(precision)
+    try:
+        model = small_model(encoder=small_encoder(), micro_batch_size=4)
+        optimizer: Any = LARS(0.1)
+        if precision == "mixed_float16":
+            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer, initial_scale=64.0)
+        model.compile(optimizer=optimizer)
+        before = np.array(model.encoder.trainable_variables[0])
+        history = model.fit(dataset(), epochs=2, verbose=0).history
+        assert np.isfinite(history["total_loss"]).all()
+        assert not np.array_equal(before, np.array(model.encoder.trainable_variables[0]))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def test_compiles_under_xla() -> None:
+    model = small_model(encoder=small_encoder(), micro_batch_size=4)
+    model.compile(optimizer=LARS(0.1), jit_compile=True)
+    assert np.isfinite(model.fit(dataset(), verbose=0).history["total_loss"]).all()
+
+
+def test_wrong_sizes() -> None:
+    with pytest.raises(UserError, match="micro_batch_size of at least 1"):
+        small_model(micro_batch_size=0)
+    model = SimCLR(small_encoder(), ProjectionHead(out_dim=8), SimCLRAugment(16), num_classes=3)
+    model.micro_batch_size = 3
+    model.compile(optimizer=LARS(0.1))
+    with pytest.raises(Exception, match="divide the 8 images of a replica; received: 3. Pass 2"):
+        model.fit(dataset(), verbose=0)
+
+
+PEAK = """
+import resource, sys
+import numpy as np, tensorflow as tf
+from simclr_tf import LARS, ResNet, SimCLR, SimCLRAugment
+images, micro = int(sys.argv[1]), int(sys.argv[2]) or None
+model = SimCLR(ResNet(18, 0.25, cifar_stem=True), augment=SimCLRAugment(32), num_classes=10,
+               micro_batch_size=micro)
+model.compile(optimizer=LARS(0.1))
+data = tf.data.Dataset.from_tensors((np.zeros((images, 32, 32, 3), "uint8"),
+                                     np.zeros(images, "int32")))
+model.fit(data, verbose=0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_a_micro_batch_for_a_batch_of_many() -> None:
+    peaks = []
+    for images, micro in ((64, 0), (1024, 64)):
+        command = [sys.executable, "-c", PEAK, str(images), str(micro)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] < 1.5 * peaks[0]
