@@ -1,0 +1,77 @@
+"""`python -m simclr_tf.benchmark WHAT`: how fast this machine is, as ratios of one run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from simclr_tf.commands import Arguments, run_command
+from simclr_tf.errors import UserError
+
+_WHAT = {
+    "augment": "batched views on the device against the same operations per image in tf.data",
+    "step": "a training step of SimCLR against a lean Keras step of the same network",
+    "loss": "NT-Xent in blocks against the plain form, forward and backward",
+    "input": "the share of the time that a training step waits for its data",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    listed = "\n".join(f"  {name:8} {text}" for name, text in _WHAT.items())
+    arguments = Arguments(
+        "simclr_tf.benchmark",
+        "Times parts of the package against a baseline, in turn, in one process; prints medians\n"
+        f"and their ratio. WHAT is one of\n\n{listed}",
+    )
+    arguments.add_argument("what", metavar="WHAT", choices=sorted(_WHAT))
+    arguments.add_argument(
+        "--image_size", type=int, default=32, help="side of the views in pixels (default 32)"
+    )
+    arguments.add_argument(
+        "--batch_size", type=int, help="images (default 256, step: 64, loss: 8192)"
+    )
+    arguments.add_argument(
+        "--seconds", type=float, default=5.0, help="about how long each side is timed (default 5)"
+    )
+    arguments.add_argument(
+        "--mixed_precision",
+        choices=("none", "bfloat16"),
+        default="none",
+        help="of the step; the baseline stays float32",
+    )
+    arguments.add_argument("--jit_compile", action="store_true", help="XLA for our step")
+    arguments.add_argument("--width_multiplier", type=float, default=1.0, help="of the ResNet-18")
+    return run_command(arguments, _measure, argv)
+
+
+def _measure(given: argparse.Namespace) -> None:
+    for name in ("image_size", "batch_size", "seconds", "width_multiplier"):
+        value = getattr(given, name)
+        if value is not None and not value > 0:
+            raise UserError(f"Expected --{name} above 0; received: {value}.")
+    from simclr_tf import benchmarks
+
+    default = {"step": 64, "loss": 8192}.get(given.what, 256)
+    size = given.batch_size or default
+    if given.what == "augment":
+        rows = benchmarks.augmentation(given.image_size, size, given.seconds)
+    elif given.what == "loss":
+        rows = benchmarks.loss(size, given.seconds)
+    elif given.what == "input":
+        rows = benchmarks.input_wait(given.image_size, size, given.seconds, given.width_multiplier)
+    else:
+        rows = benchmarks.training_step(
+            given.image_size,
+            size,
+            given.seconds,
+            width_multiplier=given.width_multiplier,
+            mixed_precision=given.mixed_precision,
+            jit_compile=given.jit_compile,
+        )
+    for row in rows:
+        print(row)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
