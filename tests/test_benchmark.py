@@ -1,0 +1,45 @@
+"""The benchmark command: each part runs and prints its ratio; wrong arguments are one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from simclr_tf import benchmark
+
+TINY = ["--seconds=0.01", "--batch_size=4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["loss"], ["all at once", "blocks of 4"]),
+        (["augment", "--image_size=8"], ["per image in tf.data", "batched, XLA"]),
+        pytest.param(
+            ["step", "--image_size=8", "--width_multiplier=0.125", "--mixed_precision=bfloat16"],
+            ["lean Keras, float32", "mixed_bfloat16", "matmul peak"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["input", "--image_size=8", "--width_multiplier=0.125"],
+            ["cache_dataset=False", "waits for data"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_each_part_runs(arguments: list[str], words: list[str], capsys: Any) -> None:
+    assert benchmark.main(["benchmark", *arguments, *TINY]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in words)
+    assert "ratio 1.00" in said or "% of the time" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [([], "WHAT"), (["speed"], "invalid choice"), (["loss", "--batch_size=0"], "above 0")],
+)
+def test_wrong_arguments(arguments: list[str], words: str, capsys: Any) -> None:
+    assert benchmark.main(["benchmark", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
