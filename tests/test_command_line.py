@@ -532,6 +532,7 @@ COMMANDS = {
     "adam": ["--optimizer=adam", "--learning_rate=0.001", "--train_epochs=1", "--train_steps=0",
              "--checkpoint_steps=0", "--checkpoint_epochs=1"],
     "lamb": ["--optimizer=lamb", "--learning_rate=0.001"],
+    "micro-batches": ["--micro_batch_size=2", "--lineareval_loss_weight=0.1"],
     "bfloat16": ["--mixed_precision=bfloat16", "--mode=train_then_eval"],
     "float16": ["--mixed_precision=float16", "--mode=train_then_eval", "--optimizer=adam",
                 "--learning_rate=0.001"],
