@@ -127,7 +127,7 @@ def test_an_existing_folder_is_kept(exported: tuple[SimCLR, str], tmp_path: Path
 def test_a_failed_export_leaves_nothing(
     exported: tuple[SimCLR, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(module: Any, path: str) -> None:
+    def fail(module: Any, path: str, **options: Any) -> None:
         (Path(path) / "half").write_text("written")
         raise OSError("disk full")
 
