@@ -11,7 +11,8 @@ _HOME = {
     "export_saved_model": "tf_hub_export.saved_model",
     "load_model": "tf_hub_export.sources",
 }
-__all__ = ["check_images", "export_model", "export_saved_model", "load_model"]
+FORMATS = ("saved_model", "keras", "weights")
+__all__ = ["FORMATS", "check_images", "export_model", "export_saved_model", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ import sys
 
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
+from tf_hub_export import FORMATS
 from tf_hub_export.atomic import check_target
 
 
@@ -28,9 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--export_dir", required=True, metavar="DIR", help="folder to make")
     arguments.add_argument(
         "--format",
-        choices=("saved_model", "keras", "weights"),
-        default="saved_model",
-        help="default: saved_model",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help=f"default: {FORMATS[0]}",
     )
     arguments.add_argument(
         "--overwrite", action="store_true", help="replace an existing export once this is complete"

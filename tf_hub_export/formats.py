@@ -11,12 +11,11 @@ from tensorflow import keras
 
 from simclr_tf.checkpoints import save_weights
 from simclr_tf.errors import UserError
+from tf_hub_export import FORMATS
 from tf_hub_export.atomic import new_folder
 from tf_hub_export.input_contract import input_contract
 from tf_hub_export.model_card import describe_model, write_card
 from tf_hub_export.saved_model import endpoint_function, endpoint_shapes, export_saved_model
-
-FORMATS = ("saved_model", "keras", "weights")
 
 
 def export_model(
