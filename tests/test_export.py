@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow import keras
 
 from simclr_tf.augment import SimCLRAugment
 from simclr_tf.data import evaluation_dataset
@@ -288,6 +289,18 @@ def test_classifier_and_other_encoders(tmp_path: Path) -> None:
     assert {"final_avg_pool", "proj_head_input", "proj_head_output", "logits_sup"} <= set(outputs)
     expected = classifier(images(2, 8))
     np.testing.assert_allclose(outputs["logits_sup"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_with_dropout(tmp_path: Path) -> None:
+    inputs = keras.Input((8, 8, 3))
+    hidden = keras.layers.Dropout(0.5)(keras.layers.Flatten()(inputs))
+    model = SimCLR(keras.Model(inputs, keras.layers.Dense(4)(hidden)), ProjectionHead("none"))
+    module = tf.saved_model.load(export_saved_model(model, str(tmp_path / "m")))
+    call = module(images(2, 8))["final_avg_pool"]
+    np.testing.assert_allclose(call, model(images(2, 8)), rtol=1e-4, atol=1e-5)
+    draws = [module(images(2, 8), trainable=True)["final_avg_pool"].numpy() for _ in range(2)]
+    assert not np.allclose(draws[0], draws[1])
+    assert len(module.variables) == 2
 
 
 def test_exported_under_two_replicas(strategy: Any, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,6 +109,26 @@ def test_a_fine_tuned_run_keeps_its_selector(trained: Path, tmp_path: Path) -> N
     )
     assert len(model.trainable_variables) == len(module.trainable_variables)
     assert details["data_set"] == "mnist_5k (train[:64])" and details["results"]
+
+
+def test_the_readmes_section(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command and its code, as they are printed."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme.split("\n## Exports\n")[1].split("\n## ")[0]
+    (line,) = re.findall("```sh\n(.*?)```", section, re.DOTALL)
+    (code,) = re.findall("```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "run").symlink_to(trained)
+    (tmp_path / "script.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line, comments=True)
+    assert words[:3] == ["python", "-m", "tf_hub_export"] and main(words[2:]) == 0
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "(8, 16) (8, 16)"
 
 
 def test_any_encoder_in_a_keras_file(tmp_path: Path, export: Any) -> None:

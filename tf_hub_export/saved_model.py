@@ -83,6 +83,10 @@ def build_module(
     trainable = {id(raw_variable(v)) for v in model.trainable_variables}
     module.trainable_variables = [v for v in module.variables if id(v) in trainable]
     module.trainable_variables_list = list(module.trainable_variables)
+    # Keras 3's dropout draws from a state that is no weight, and yet must be saved.
+    listed = {id(v) for v in module.variables}
+    states = [raw_variable(v) for v in model.encoder.variables]
+    module.random_states = [v for v in states if id(v) not in listed]
     module.regularization_losses = []
     module.__call__ = _callable(forward, contract)
     return module

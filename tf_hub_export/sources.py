@@ -55,9 +55,8 @@ def load_model(path: str) -> tuple[SimCLR | Classifier, dict[str, Any]]:
     else:
         model = load_release_weights(None, path)
         assert stored.architecture is not None
-        own = {"settings": stored.architecture.settings()}
-        own["source"] = f"{os.path.basename(path)} ({stored.format})"
-        details = {**own, **details}
+        source = f"{os.path.basename(path)} ({stored.format})"
+        details = {"settings": stored.architecture.settings(), "source": source, **details}
     if stored.step:
         details["step"] = stored.step
     return model, details
