@@ -161,7 +161,7 @@ def evaluation_dataset(
         data = data.cache()
 
     def finish(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        image = _evaluation_view(example["image"], image_size)
+        image = evaluation_view(example["image"], image_size, image_size)
         return (image, example["label"]) if source.labelled else (image,)
 
     data = data.map(finish, tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
@@ -254,12 +254,28 @@ def _squash(image: tf.Tensor, side: int) -> tf.Tensor:
     return resize_to_uint8(image, side)
 
 
-def _evaluation_view(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    if image_size > _UNCROPPED_SIZE:
-        return image_ops.central_crop_and_resize(image, image_size, image_size, _EVALUATION_CROP)
+def evaluation_view(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Returns what an evaluation sees of an image: centre crop (above 32 pixels) and resize.
+
+    Args:
+        image: (h, w, c), uint8 or float in [0, 1].
+        height: Rows of the result.
+        width: Columns of the result.
+
+    Returns:
+        float32 (height, width, c) in [0, 1].
+
+    Source: the release's evaluation preprocessing; resized without crop at or below 32 pixels.
+
+    Example:
+        >>> evaluation_view(tf.zeros([300, 200, 3]), 112, 112).shape
+        TensorShape([112, 112, 3])
+    """
+    if max(height, width) > _UNCROPPED_SIZE:
+        return image_ops.central_crop_and_resize(image, height, width, _EVALUATION_CROP)
     image = image_ops.to_float(image)
-    if image.shape[:2] != (image_size, image_size):
-        image = tf.image.resize(image, (image_size, image_size), method="bicubic", antialias=True)
+    if image.shape[:2] != (height, width):
+        image = tf.image.resize(image, (height, width), method="bicubic", antialias=True)
     return image_ops.clip(image)
 
 

@@ -46,6 +46,10 @@ def _import(given: argparse.Namespace) -> None:
     model = load_release_weights(None, given.path, given.num_classes, given.variable_schema)
     # A SavedModel does not say its step; an evaluation ends at a step above 0.
     step = max(1, stored.step)
+    held = stored.architecture
+    assert held is not None
+    name = os.path.basename(os.path.normpath(given.path))
+    details = {"settings": held.settings(), "source": f"{name} ({stored.format})", "step": step}
     parent = os.path.dirname(output)
     try:
         os.makedirs(parent, exist_ok=True)
@@ -57,13 +61,12 @@ def _import(given: argparse.Namespace) -> None:
         ) from error
     try:
         save_weights(model, partial, step)
-        export_saved_model(model, os.path.join(partial, "saved_model", str(step)))
+        folder = os.path.join(partial, "saved_model", str(step))
+        export_saved_model(model, folder, details=details)
         os.chmod(partial, 0o755)  # mkdtemp's are private
         os.rename(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    held = stored.architecture
-    assert held is not None
     flags = " ".join(
         f"--{name}={f'{value:g}' if isinstance(value, float) else value}"
         for name, value in held.settings().items()

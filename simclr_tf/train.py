@@ -49,7 +49,8 @@ def train_and_evaluate(config: Config, export_fn: ExportFunction) -> dict[str, f
 
     Args:
         config: The settings; `model_dir` and `dataset` must be set.
-        export_fn: Called as `export_fn(model, path, overwrite=True)` after an evaluation.
+        export_fn: Called as `export_fn(model, path, overwrite=True, details=...)` after an
+            evaluation; `details` is what the run knows of itself, for the model card.
 
     Returns:
         The last evaluation's results, by the release's names; empty for `mode=train`.
@@ -433,12 +434,23 @@ class Run:
         run_folder.write_results(self.model_dir, results, step)
         exports = os.path.join(self.model_dir, "saved_model")
         path = os.path.join(exports, str(step))
-        self.export_fn(self.model, path, overwrite=True)
+        self.export_fn(self.model, path, overwrite=True, details=self._details(results, step))
         run_folder.prune_exports(exports, config.keep_hub_module_max)
         listed = ", ".join(f"{tag} {value:.4f}" for tag, value in results.items())
         _say(f"Step {step}: {listed}.")
         _say(f"Wrote {os.path.join(self.model_dir, run_folder.RESULT_FILE)} and {path}.")
         return results
+
+    def _details(self, results: dict[str, float], step: int) -> dict[str, Any]:
+        """Returns what an export says of this run."""
+        source = self.train_source
+        name = os.path.basename(os.path.normpath(source.name))
+        return {
+            "data_set": f"{name} ({source.split}, {source.num_examples} images)",
+            "settings": self.config.to_dict(),
+            "step": step,
+            "results": dict(results),
+        }
 
     def _evaluation_data(self) -> tf.data.Dataset:
         dataset = evaluation_dataset(

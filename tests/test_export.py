@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow import keras
 
 from simclr_tf.augment import SimCLRAugment
+from simclr_tf.data import evaluation_dataset
+from simclr_tf.datasets import open_source
 from simclr_tf.encoders import make_encoder
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
@@ -19,7 +24,9 @@ from simclr_tf.heads import ProjectionHead
 from simclr_tf.model import SimCLR
 from simclr_tf.optimizers import LARS
 from simclr_tf.resnet import ResNet
-from tf_hub_export import export_saved_model
+from tf_hub_export import check_images, export_saved_model
+from tf_hub_export.input_contract import InputContract
+from tf_hub_export.signatures import make_signatures
 
 ENDPOINTS = {"initial_conv", "initial_max_pool", "block_group1", "block_group2", "block_group3",
              "block_group4", "final_avg_pool", "proj_head_input", "proj_head_output",
@@ -115,6 +122,143 @@ def test_fine_tuned_by_a_process_that_has_no_simclr_tf(
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_signatures_compute_what_the_call_does(exported: tuple[SimCLR, str]) -> None:
+    module = tf.saved_model.load(exported[1])
+    assert set(module.signatures) == {
+        "serving_default", "features", "features_training", "serving_bytes",
+    }  # fmt: skip
+    expected = module(images(3, 24))
+    served = module.signatures["serving_default"](images=tf.constant(images(3, 24)))
+    assert set(served) == ENDPOINTS
+    for name in ENDPOINTS:
+        np.testing.assert_allclose(served[name], expected[name], rtol=1e-4, atol=1e-5)
+    moving = module.model["resnet_model"]["initial_conv_relu_max_pool"]["2"]["bn"]["moving_mean"]
+    before = moving.numpy()
+    vector = module.signatures["features"](images=tf.constant(images(3, 24)))["features"]
+    np.testing.assert_allclose(vector, expected["final_avg_pool"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(moving.numpy(), before)
+    trained = module.signatures["features_training"](images=tf.constant(images(3, 24)))["features"]
+    assert not np.allclose(trained, vector, rtol=1e-2)
+    assert not np.array_equal(moving.numpy(), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x * 255, "Divide them by 255"),
+        (lambda x: x * 2 - 1, "below 0: standardised"),
+        (lambda x: x * np.float32("nan"), "Expected images in \\[0, 1\\]"),
+    ],
+)
+def test_signatures_and_helper_check_the_range(
+    exported: tuple[SimCLR, str], change: Any, words: str
+) -> None:
+    wrong = tf.constant(change(images()))
+    module = tf.saved_model.load(exported[1])
+    for name in ("serving_default", "features", "features_training"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+            module.signatures[name](images=wrong)
+    with pytest.raises(UserError, match=words):
+        check_images(wrong)
+    module(wrong)  # the call checks nothing
+
+
+def test_helper_checks_type_shape_and_size() -> None:
+    right = images(2, 16)
+    np.testing.assert_array_equal(check_images(right, 16), right)
+    np.testing.assert_array_equal(check_images(right.astype("float64")[:0]), right[:0])
+    for wrong, size, words in (
+        ((right * 255).astype("uint8"), None, "received: uint8"),
+        (right[0], None, "Pass a batch, channels last"),
+        (right[..., :1], None, "shape \\(N, height, width, 3\\)"),
+        (right, (16, 20), "of 16 x 20 pixels; received: 16 x 16"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_images(wrong, size)
+
+
+def test_the_call_is_free_of_checks(exported: tuple[SimCLR, str]) -> None:
+    module = tf.saved_model.load(exported[1])
+
+    def operations(function: Any) -> set[str]:
+        graph = function.graph.as_graph_def()
+        inner = [node for f in graph.library.function for node in f.node_def]
+        return {node.op for node in [*graph.node, *inner]}
+
+    assert "Assert" in operations(module.signatures["features"])
+    for function in module.__call__.concrete_functions:
+        assert "Conv2D" in operations(function) and "Assert" not in operations(function)
+
+
+@pytest.mark.parametrize("size", [16, 40])  # without and with crop
+def test_encoded_images_are_seen_as_in_evaluation(tmp_path: Path, size: int) -> None:
+    """Against the evaluation of a folder of the same files, pixel by pixel."""
+    from PIL import Image
+
+    contract = InputContract((None, None, None, 3), (size, size))
+    signatures = make_signatures(lambda x, training: {"final_avg_pool": x}, contract)
+    encoded, expected = [], []
+    for index, (height, width) in enumerate([(50, 70), (size, size), (33, 20)]):
+        picture = np.random.RandomState(index).randint(0, 256, (height, width, 3)).astype("uint8")
+        file = tmp_path / str(index) / "picture.png"
+        file.parent.mkdir()
+        Image.fromarray(picture).save(file)
+        source = open_source(str(file.parent), "all")
+        (seen,) = next(iter(evaluation_dataset(source, batch_size=1, image_size=size)))
+        encoded.append(file.read_bytes())
+        expected.append(seen[0])
+    pixels = signatures["serving_bytes"](tf.constant(encoded))["features"]
+    assert pixels.shape == (3, size, size, 3)
+    np.testing.assert_allclose(pixels, expected, atol=1e-6)
+
+
+def test_encoded_images_reach_the_network(exported: tuple[SimCLR, str]) -> None:
+    module = tf.saved_model.load(exported[1])
+    pictures = (images(2, 16) * 255).astype("uint8")
+    encoded = [tf.io.encode_png(pictures[0]), tf.io.encode_jpeg(pictures[1], quality=95)]
+    served = module.signatures["serving_bytes"](image_bytes=tf.stack(encoded))["features"]
+    seen = np.stack([tf.io.decode_image(e).numpy() for e in encoded]) / np.float32(255)
+    np.testing.assert_allclose(served, module(seen)["final_avg_pool"], rtol=1e-4, atol=1e-5)
+
+
+def test_overwriting_keeps_the_old_until_the_new_is_complete(
+    exported: tuple[SimCLR, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "module"
+    shutil.copytree(exported[1], path)
+    (path / "old").touch()
+    export = Path(exported[1])
+
+    def write(module: Any, partial: str, **options: Any) -> None:
+        assert (path / "old").exists()
+        shutil.copytree(export, partial, dirs_exist_ok=True)
+
+    monkeypatch.setattr(tf.saved_model, "save", write)
+    real = os.rename
+
+    def fail(source: str, target: str) -> None:
+        if target == str(path) and "old" not in os.path.basename(source):
+            raise OSError("disk gone")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(OSError, match="disk gone"):
+        export_saved_model(exported[0], str(path), overwrite=True)
+    assert (path / "old").exists() and [p.name for p in tmp_path.iterdir()] == ["module"]
+    monkeypatch.setattr(os, "rename", real)
+    export_saved_model(exported[0], str(path), overwrite=True)
+    assert not (path / "old").exists() and (path / "README.md").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["module"]
+
+
+def test_only_exports_are_overwritten(exported: tuple[SimCLR, str], tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis").touch()
+    with pytest.raises(UserError, match="Expected an export to overwrite"):
+        export_saved_model(exported[0], str(tmp_path / "home"), overwrite=True)
+    assert (tmp_path / "home" / "thesis").exists()
+
+
 def test_an_existing_folder_is_kept(exported: tuple[SimCLR, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         export_saved_model(exported[0], exported[1])
@@ -127,7 +271,7 @@ def test_an_existing_folder_is_kept(exported: tuple[SimCLR, str], tmp_path: Path
 def test_a_failed_export_leaves_nothing(
     exported: tuple[SimCLR, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(module: Any, path: str) -> None:
+    def fail(module: Any, path: str, **options: Any) -> None:
         (Path(path) / "half").write_text("written")
         raise OSError("disk full")
 
@@ -145,6 +289,18 @@ def test_classifier_and_other_encoders(tmp_path: Path) -> None:
     assert {"final_avg_pool", "proj_head_input", "proj_head_output", "logits_sup"} <= set(outputs)
     expected = classifier(images(2, 8))
     np.testing.assert_allclose(outputs["logits_sup"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_with_dropout(tmp_path: Path) -> None:
+    inputs = keras.Input((8, 8, 3))
+    hidden = keras.layers.Dropout(0.5)(keras.layers.Flatten()(inputs))
+    model = SimCLR(keras.Model(inputs, keras.layers.Dense(4)(hidden)), ProjectionHead("none"))
+    module = tf.saved_model.load(export_saved_model(model, str(tmp_path / "m")))
+    call = module(images(2, 8))["final_avg_pool"]
+    np.testing.assert_allclose(call, model(images(2, 8)), rtol=1e-4, atol=1e-5)
+    draws = [module(images(2, 8), trainable=True)["final_avg_pool"].numpy() for _ in range(2)]
+    assert not np.allclose(draws[0], draws[1])
+    assert len(module.variables) == 2
 
 
 def test_exported_under_two_replicas(strategy: Any, tmp_path: Path) -> None:

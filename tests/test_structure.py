@@ -12,7 +12,12 @@ import simclr_tf
 
 HOME = Path(simclr_tf.__file__).resolve().parent
 # Each a thin main; only these know the command line.
-MAINS = {"simclr_tf.run", "simclr_tf.import_release", "simclr_tf.benchmark"}
+MAINS = {
+    "simclr_tf.run",
+    "simclr_tf.import_release",
+    "simclr_tf.benchmark",
+    "tf_hub_export.__main__",
+}
 # What may know `Config`: the table itself, what unpacks it, and the run's folder.
 KNOW_CONFIG = MAINS | {"simclr_tf", "simclr_tf.config", "simclr_tf.run_folder", "simclr_tf.train"}
 

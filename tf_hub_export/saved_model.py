@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -14,10 +11,19 @@ from tensorflow import keras
 from simclr_tf.checkpoints import model_variables, nested_variables
 from simclr_tf.compat import raw_variable
 from simclr_tf.endpoints import endpoint_model
-from simclr_tf.errors import UserError
+from tf_hub_export.atomic import new_folder
+from tf_hub_export.input_contract import InputContract, input_contract
+from tf_hub_export.model_card import describe_model, write_card
+from tf_hub_export.signatures import Endpoints, make_signatures
 
 
-def export_saved_model(model: keras.Model, path: str, overwrite: bool = False) -> str:
+def export_saved_model(
+    model: keras.Model,
+    path: str,
+    overwrite: bool = False,
+    image_size: int | tuple[int, int] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> str:
     """Writes a `SimCLR` or `Classifier` as a SavedModel (TF2 reusable form, a TF-Hub module).
 
     Once loaded, `module(images, trainable=False)` (as in the release) or
@@ -29,47 +35,43 @@ def export_saved_model(model: keras.Model, path: str, overwrite: bool = False) -
     and moves its statistics. Gradients reach every variable of `trainable_variables` (also as
     `trainable_variables_list`, the release's name).
 
+    The call checks nothing, so that it converts to other formats; the signatures (see
+    `make_signatures`) and `check_images` do. The folder explains itself: `README.md` and
+    `model.json` say what the model is and what it takes, with code that runs.
+
     Args:
         model: The model; it is not changed.
         path: Folder to write; complete or absent at any moment.
-        overwrite: Whether an existing folder is replaced.
+        overwrite: Whether an existing export is replaced, once the new one is complete.
+        image_size: Side or (height, width) in pixels that the model was trained with; None: as far
+            as `details` or the model know (`input_contract`). Encoded images are brought to it.
+        details: What is known of the training, for the model card: `data_set`, `settings`,
+            `step`, `results`, `source`; each may be missing.
 
     Returns:
         The path.
 
     Raises:
-        UserError: The folder exists, or cannot be written.
+        UserError: The folder exists and may not be replaced, or cannot be written.
 
     Example:
         >>> export_saved_model(simclr, '/tmp/module')
         >>> features = tf.saved_model.load('/tmp/module')(images)['final_avg_pool']
     """
-    if os.path.exists(path) and not overwrite:
-        raise UserError(
-            f"Expected a path that does not exist; received: {path}. "
-            "Choose another one, or pass overwrite=True."
-        )
-    parent = os.path.dirname(os.path.abspath(path))
-    try:
-        os.makedirs(parent, exist_ok=True)
-        partial = tempfile.mkdtemp(prefix=f".{os.path.basename(path)}-", dir=parent)
-    except OSError as error:
-        raise UserError(
-            f"Expected a folder that can be written; received: {path} ({error.strerror}). "
-            "Choose another one."
-        ) from error
-    try:
-        tf.saved_model.save(build_module(model), partial)
-        os.chmod(partial, 0o755)  # mkdtemp's are private
-        if os.path.exists(path):
-            shutil.rmtree(path)
-        os.rename(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(path, overwrite) as partial:
+        settings = (details or {}).get("settings") or {}
+        contract = input_contract(model, image_size or settings.get("image_size"))
+        forward = tf.function(endpoint_function(model), autograph=False)
+        signatures = make_signatures(forward, contract)
+        tf.saved_model.save(build_module(model, forward, contract), partial, signatures=signatures)
+        card = describe_model(model, contract, endpoint_shapes(forward, contract), details)
+        write_card(partial, {**card, "signatures": list(signatures)})
     return path
 
 
-def build_module(model: keras.Model) -> tf.train.Checkpoint:
+def build_module(
+    model: keras.Model, forward: Endpoints, contract: InputContract
+) -> tf.train.Checkpoint:
     """Returns the object that is saved: raw variables, and functions that reach the layers.
 
     Layers stay in a closure: a loaded object that tracks Keras 3 layers beside their variables gets
@@ -81,12 +83,27 @@ def build_module(model: keras.Model) -> tf.train.Checkpoint:
     trainable = {id(raw_variable(v)) for v in model.trainable_variables}
     module.trainable_variables = [v for v in module.variables if id(v) in trainable]
     module.trainable_variables_list = list(module.trainable_variables)
+    # Keras 3's dropout draws from a state that is no weight, and yet must be saved.
+    listed = {id(v) for v in module.variables}
+    states = [raw_variable(v) for v in model.encoder.variables]
+    module.random_states = [v for v in states if id(v) not in listed]
     module.regularization_losses = []
-    module.__call__ = _callable(_endpoints(model), model.encoder.input_shape[-1])
+    module.__call__ = _callable(forward, contract)
     return module
 
 
-def _endpoints(model: keras.Model) -> Callable[[tf.Tensor, bool], dict[str, tf.Tensor]]:
+def endpoint_shapes(
+    forward: Endpoints, contract: InputContract
+) -> dict[str, tuple[int | None, ...]]:
+    """Returns endpoint -> shape for a batch of images of the size the model was made for."""
+    sides = contract.image_size or contract.shape[1:-1]
+    spec = tf.TensorSpec([None, *sides, contract.channels], tf.float32, "images")
+    traced = tf.function(lambda images: forward(images, False), autograph=False)
+    outputs = traced.get_concrete_function(spec).structured_outputs
+    return {name: tuple(value.shape) for name, value in outputs.items()}
+
+
+def endpoint_function(model: keras.Model) -> Endpoints:
     """Returns the function from images to all endpoints."""
     stages = endpoint_model(model.encoder)
     projection_head, supervised_head = model.projection_head, model.supervised_head
@@ -107,10 +124,9 @@ def _endpoints(model: keras.Model) -> Callable[[tf.Tensor, bool], dict[str, tf.T
     return endpoints
 
 
-def _callable(endpoints: Callable[..., dict[str, tf.Tensor]], channels: int) -> Any:
+def _callable(forward: Endpoints, contract: InputContract) -> Any:
     """Returns `__call__`, traced for every way that the release, Keras and TF-Hub call it."""
-    images = tf.TensorSpec([None, None, None, channels], tf.float32, "inputs")
-    forward = tf.function(endpoints, autograph=False)
+    images = tf.TensorSpec(contract.shape, tf.float32, "inputs")
 
     @tf.function(autograph=False)
     def call(

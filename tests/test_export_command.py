@@ -1,0 +1,213 @@
+"""`python -m tf_hub_export`: every source, every format, mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from release_files import write_release_file
+
+from simclr_tf.checkpoints import model_variables
+from simclr_tf.encoders import make_encoder
+from simclr_tf.finetune import Classifier
+from simclr_tf.heads import ProjectionHead
+from simclr_tf.model import SimCLR
+from simclr_tf.run import main as train
+from simclr_tf.run_folder import FLAGS_FILE
+from tf_hub_export import load_model
+from tf_hub_export.__main__ import main
+
+TINY = [
+    "--dataset=mnist_5k", "--train_split=train[:64]", "--eval_split=test[:32]", "--image_size=8",
+    "--encoder=mlp:16", "--proj_out_dim=8", "--num_proj_layers=2", "--augmentations=crop",
+    "--train_batch_size=16", "--eval_batch_size=16", "--train_steps=2", "--warmup_epochs=0",
+    "--eval_baselines=never", "--mode=train_then_eval",
+]  # fmt: skip
+
+
+def images(count: int = 4, size: int = 8) -> np.ndarray:
+    return np.random.RandomState(0).rand(count, size, size, 3).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert train(["simclr-tf", *TINY, f"--model_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Exports a source into a new folder of the test's; returns the folder."""
+
+    def run(source: Path | str, name: str, *arguments: str) -> Path:
+        folder = tmp_path / name
+        capsys.readouterr()
+        code = main(["x", f"--checkpoint={source}", f"--export_dir={folder}", *arguments])
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        assert said.out.startswith(f"Wrote {folder} (")
+        return folder
+
+    return run
+
+
+def test_a_runs_export_carries_its_settings_and_results(trained: Path) -> None:
+    card = json.loads((trained / "saved_model" / "2" / "model.json").read_text())
+    result = json.loads((trained / "result.json").read_text())
+    accuracy = "eval/label_top_1_accuracy"
+    assert card["results"][accuracy] == pytest.approx(result[accuracy])
+    assert card["data_set"] == "mnist_5k (train[:64], 64 images)" and card["step"] == 2
+    flags = json.loads((trained / FLAGS_FILE).read_text())
+    assert card["settings"]["encoder"] == "mlp:16"
+    assert card["settings"].items() <= flags.items() and "model_dir" not in card["settings"]
+
+
+def test_a_run_through_every_format(trained: Path, export: Any) -> None:
+    """From model_dir to weights to .keras to SavedModel: the same outputs as the run's own."""
+    own = tf.saved_model.load(str(trained / "saved_model" / "2"))(images())
+    weights = export(trained, "weights", "--format=weights")
+    assert (weights / "ckpt-2.index").is_file() and (weights / "README.md").is_file()
+    keras_file = export(weights, "keras", "--format=keras")
+    # The folder with what it says of itself, and the bare file.
+    for source in (keras_file, keras_file / "model.keras", trained / "ckpt-2"):
+        module = export(source, "module", "--overwrite")
+        outputs = tf.saved_model.load(str(module))(images())
+        assert set(outputs) == set(own)
+        for name, value in own.items():
+            np.testing.assert_allclose(outputs[name], value, rtol=1e-4, atol=1e-5)
+        card = json.loads((module / "model.json").read_text())
+        assert card["input"]["image_size"] == [8, 8]
+        if source.is_dir():
+            assert card["settings"]["encoder"] == "mlp:16" and card["results"]
+    again, details = load_model(str(module))  # an export is a source
+    assert details["step"] == 2 and details["results"]
+    np.testing.assert_allclose(
+        again.predict(images(), verbose=0), own["final_avg_pool"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_fine_tuned_run_keeps_its_selector(trained: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    arguments = ["--train_mode=finetune", f"--checkpoint={trained}", "--ft_proj_selector=1",
+                 "--fine_tune_after_block=0", f"--model_dir={tuned}"]  # fmt: skip
+    assert train(["simclr-tf", *TINY, *arguments]) == 0
+    model, details = load_model(str(tuned))
+    assert isinstance(model, Classifier) and model.projection_selector == 1
+    module = tf.saved_model.load(str(tuned / "saved_model" / "2"))
+    np.testing.assert_allclose(
+        model(images()), module(images())["logits_sup"], rtol=1e-4, atol=1e-5
+    )
+    assert len(model.trainable_variables) == len(module.trainable_variables)
+    assert details["data_set"] == "mnist_5k (train[:64])" and details["results"]
+
+
+def test_the_readmes_section(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command and its code, as they are printed."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme.split("\n## Exports\n")[1].split("\n## ")[0]
+    (line,) = re.findall("```sh\n(.*?)```", section, re.DOTALL)
+    (code,) = re.findall("```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "run").symlink_to(trained)
+    (tmp_path / "script.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line, comments=True)
+    assert words[:3] == ["python", "-m", "tf_hub_export"] and main(words[2:]) == 0
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "(8, 16) (8, 16)"
+
+
+def test_any_encoder_in_a_keras_file(tmp_path: Path, export: Any) -> None:
+    encoder = make_encoder("mlp:4", image_size=8)
+    encoder.save(tmp_path / "encoder.keras")
+    module = tf.saved_model.load(str(export(tmp_path / "encoder.keras", "module")))
+    np.testing.assert_allclose(
+        module(images())["final_avg_pool"], encoder(images()), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_the_releases_files(golden: Any, tmp_path: Path, export: Any) -> None:
+    archive = write_release_file("tf1_checkpoint", tmp_path / "r", golden("release_files"))
+    folder = export(archive, "module")
+    recorded = golden("tf1_checkpoint_outputs")
+    outputs = tf.saved_model.load(str(folder))(recorded["images"], trainable=False)
+    expected = recorded["final_avg_pool"]
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(outputs["final_avg_pool"] / scale, expected / scale, atol=1e-4)
+    card = json.loads((folder / "model.json").read_text())
+    assert card["source"] == "r (tf1_checkpoint)" and card["settings"]["resnet_depth"] == 18
+
+
+def test_formats_hold_every_variable(trained: Path) -> None:
+    """The rebuilt model has the variables of one that is made by hand, and no more."""
+    encoder = make_encoder("mlp:16", image_size=8)
+    made = SimCLR(encoder, ProjectionHead(out_dim=8, num_layers=2), num_classes=10)
+    loaded, _ = load_model(str(trained))
+    shapes = [{k: tuple(v.shape) for k, v in model_variables(m).items()} for m in (made, loaded)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "The following arguments are required: --checkpoint, --export_dir"),
+        (["--checkpoint=", "--export_dir=m"], "received: nothing after the ="),
+        (["--checkpoint=a", "--export_dir=m", "--format=onnx"], "--format: invalid choice"),
+        (["--checkpoint=nothing/there", "--export_dir=m"], "found nothing there"),
+        (["--checkpoint=no.keras", "--export_dir=m"], "Expected a file of Keras at no.keras"),
+        (["--checkpoint=bad.keras", "--export_dir=m"], "Expected a model of Keras in bad.keras"),
+        (["--checkpoint=a", "--export_dir=mine"], "Expected a path that does not exist"),
+        (["--checkpoint=a", "--export_dir=mine", "--overwrite"], "Expected an export to overwrite"),
+        (["--checkpoint=run", "--export_dir=m"], "none for 'image_size'"),
+    ],
+    ids=str,
+)
+def test_wrong_commands(
+    tmp_path: Path, monkeypatch: Any, capsys: Any, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "work").touch()
+    (tmp_path / "bad.keras").write_text("no model")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / FLAGS_FILE).write_text('{"encoder": "resnet"}')
+    tf.train.Checkpoint(x=tf.Variable(1.0)).write(str(tmp_path / "run" / "ckpt-1"))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["tf_hub_export", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words.lower() in said.lower() and said.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_answers_without_tensorflow(tmp_path: Path) -> None:
+    program = (
+        "import sys; from tf_hub_export.__main__ import main\n"
+        "codes = []\n"
+        "for line in ([], ['--help'], ['--version'], ['--checkpoint=a', '--export_dir=.']):\n"
+        "    try:\n        codes.append(main(['x', *line]))\n"
+        "    except SystemExit as stop:\n        codes.append(stop.code)\n"
+        "assert codes == [2, 0, 0, 2], codes\n"
+        "assert not {'tensorflow', 'numpy'} & set(sys.modules)"
+    )
+    root = str(Path(sys.modules["tf_hub_export"].__file__).parents[1])  # type: ignore[arg-type]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{program}"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--export_dir" in done.stdout and "--overwrite" in done.stdout

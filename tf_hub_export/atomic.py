@@ -1,0 +1,98 @@
+"""Writing a folder so that it is complete or absent at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from simclr_tf.errors import UserError
+
+# Every export holds one of these: what `overwrite` may replace.
+_MARKS = ("saved_model.pb", "model.json")
+
+
+def check_target(path: str, overwrite: bool) -> None:
+    """Checks that an export may be written at a path.
+
+    Args:
+        path: Folder to write.
+        overwrite: Whether an existing export is replaced.
+
+    Raises:
+        UserError: There is something, and it may not be replaced or is no export.
+
+    Example:
+        >>> check_target('/tmp/module', overwrite=False)
+    """
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise UserError(
+            f"Expected a path that does not exist; received: {path}. "
+            "Choose another one, or pass overwrite=True (--overwrite)."
+        )
+    is_folder = os.path.isdir(path) and not os.path.islink(path)
+    is_export = any(os.path.exists(os.path.join(path, mark)) for mark in _MARKS)
+    if not (is_folder and (is_export or not os.listdir(path))):
+        raise UserError(
+            f"Expected an export to overwrite; received: {path}, which is something else. "
+            "Choose another path."
+        )
+
+
+@contextlib.contextmanager
+def new_folder(path: str, overwrite: bool = False) -> Iterator[str]:
+    """Gives a folder to fill, which takes its place at `path` when the block ends well.
+
+    Args:
+        path: Folder to make. An existing one stays until the new one is complete.
+        overwrite: Whether an existing export is replaced.
+
+    Yields:
+        The folder to fill, beside `path`; it is gone after an error.
+
+    Raises:
+        UserError: There is something at `path`, or nothing can be written there.
+
+    Example:
+        >>> with new_folder('/tmp/module') as partial:
+        ...     tf.saved_model.save(module, partial)
+    """
+    check_target(path, overwrite)
+    path = os.path.abspath(path)
+    parent, name = os.path.split(path)
+    try:
+        os.makedirs(parent, exist_ok=True)
+        partial = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
+    except OSError as error:
+        raise UserError(
+            f"Expected a folder that can be written; received: {path} ({error.strerror}). "
+            "Choose another one."
+        ) from error
+    try:
+        yield partial
+        os.chmod(partial, 0o755)  # mkdtemp's are private
+        _put(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(partial: str, path: str) -> None:
+    """Moves a folder to its place; what lay there comes back if that fails."""
+    if not os.path.lexists(path):
+        os.rename(partial, path)
+        return
+    aside = tempfile.mkdtemp(prefix=os.path.basename(partial), dir=os.path.dirname(path))
+    old = os.path.join(aside, "old")
+    try:
+        os.rename(path, old)
+        try:
+            os.rename(partial, path)
+        except BaseException:
+            os.rename(old, path)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,127 @@
+"""What an exported module takes as images: said once, checked by a helper and by the signatures."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from simclr_tf.errors import UserError
+
+# Beyond rounding; resizing with overshoot is the user's to clip.
+_SLACK = 1e-3
+_TOO_LARGE = (
+    "Expected images in [0, 1]; received: values up to {} (near 255: uint8 values). "
+    "Divide them by 255."
+)
+_TOO_SMALL = (
+    "Expected images in [0, 1]; received: values down to {} (below 0: standardised, or scaled to "
+    "[-1, 1]). Pass RGB in [0, 1] as it is."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputContract:
+    """The images that a module takes.
+
+    Attributes:
+        shape: Shape of a batch; None where anything goes.
+        image_size: Height and width in pixels that the network was made for; encoded images are
+            brought to it. None for inputs that are no images of two dimensions.
+    """
+
+    shape: tuple[int | None, ...]
+    image_size: tuple[int, int] | None
+
+    @property
+    def channels(self) -> int:
+        """Size of the last axis."""
+        return int(self.shape[-1] or 0)
+
+    def describe(self) -> str:
+        """Returns the contract in words."""
+        colours = {1: "grey", 3: "RGB"}.get(self.channels, f"{self.channels} channels")
+        shape = ", ".join("any" if side is None else str(side) for side in self.shape)
+        size = ""
+        if self.image_size is not None:
+            height, width = self.image_size
+            others = "are" if None in self.shape[1:-1] else "are not"
+            size = f"; made for {height} x {width} pixels, other sizes {others} taken"
+        return f"float32, {colours}, values in [0, 1], shape ({shape}){size}"
+
+
+def input_contract(
+    model: keras.Model, image_size: int | tuple[int, int] | None = None
+) -> InputContract:
+    """Returns the contract of a `SimCLR` or `Classifier`.
+
+    Args:
+        model: The model.
+        image_size: Side or (height, width) in pixels that it was trained with; None: that of its
+            encoder where it is fixed, else of its augmentation, else 224 (32 with the small-image
+            stem).
+    """
+    shape = tuple(model.encoder.input_shape)
+    if len(shape) != 4:
+        return InputContract(shape, None)
+    sides: Any = image_size or getattr(model.augment, "options", {}).get("image_size")
+    if sides is None:
+        first = next((w for w in model.encoder.weights if len(w.shape) == 4), None)
+        is_ours = hasattr(model.encoder, "release_paths")
+        sides = 32 if is_ours and first is not None and first.shape[0] == 3 else 224
+    height, width = (sides, sides) if isinstance(sides, int) else sides
+    return InputContract(shape, (int(shape[1] or height), int(shape[2] or width)))
+
+
+def check_images(
+    images: Any, image_size: int | tuple[int, int] | None = None, channels: int = 3
+) -> tf.Tensor:
+    """Checks images against the contract of an exported module, whose `__call__` does not.
+
+    Args:
+        images: (N, height, width, channels), float, in [0, 1].
+        image_size: Side or (height, width) that they must have; None: any.
+        channels: Size of their last axis.
+
+    Returns:
+        The images as a float32 tensor.
+
+    Raises:
+        UserError: Another type, shape or range.
+
+    Example:
+        >>> features = module(check_images(images, 32))['final_avg_pool']
+    """
+    images = tf.convert_to_tensor(images)
+    if not images.dtype.is_floating:
+        raise UserError(
+            f"Expected float images in [0, 1]; received: {images.dtype.name}. "
+            "Cast them to float32 and divide them by 255."
+        )
+    if images.shape.rank != 4 or images.shape[-1] != channels:
+        raise UserError(
+            f"Expected images of shape (N, height, width, {channels}); "
+            f"received: {images.shape}. Pass a batch, channels last."
+        )
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if sides is not None and tuple(images.shape[1:3]) != tuple(sides):
+        raise UserError(
+            f"Expected images of {sides[0]} x {sides[1]} pixels; received: {images.shape[1]} x "
+            f"{images.shape[2]}. Resize them."
+        )
+    images = tf.cast(images, tf.float32)
+    high, low = float(tf.reduce_max(images)), float(tf.reduce_min(images))
+    if not high <= 1 + _SLACK:  # nan too
+        raise UserError(_TOO_LARGE.format(f"{high:g}"))
+    if not low >= -_SLACK:
+        raise UserError(_TOO_SMALL.format(f"{low:g}"))
+    return images
+
+
+def assert_range(images: tf.Tensor) -> None:
+    """Adds assertions that values lie in [0, 1]; in a `tf.function` they run by themselves."""
+    high, low = tf.reduce_max(images), tf.reduce_min(images)
+    tf.debugging.Assert(high <= 1 + _SLACK, [_TOO_LARGE.format("the number below"), high])
+    tf.debugging.Assert(low >= -_SLACK, [_TOO_SMALL.format("the number below"), low])

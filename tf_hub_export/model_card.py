@@ -1,0 +1,232 @@
+"""The model card of an export: what it is, what it takes, how it came about, code that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tensorflow import keras
+
+from simclr_tf import __version__
+from tf_hub_export.input_contract import InputContract
+
+CARD_FILE, TEXT_FILE = "model.json", "README.md"
+DETAILS = ("data_set", "settings", "step", "results", "source")
+
+# Where a run took place is nobody's business who loads what came of it.
+_PRIVATE = frozenset(
+    {"model_dir", "data_dir", "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master"}
+)
+_PATHS = frozenset({"dataset", "checkpoint", "encoder_weights"})
+
+_EXTRACT = """import tensorflow as tf
+
+module = tf.saved_model.load(".")  # the folder of this file
+images = tf.random.uniform({shape})  # yours: {words}
+outputs = module(images, trainable=False)
+features = outputs["final_avg_pool"]
+print(features.shape)
+"""
+
+_PROBE = """import tensorflow as tf
+
+module = tf.saved_model.load(".")  # the folder of this file
+images = tf.random.uniform({shape})  # yours, as above
+labels = tf.constant([0, 1] * 4)  # yours: class ids
+features = module(images, trainable=False)["final_avg_pool"].numpy()
+
+probe = tf.keras.Sequential([tf.keras.layers.Dense(2)])
+loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+probe.compile("adam", loss, metrics=["accuracy"])
+history = probe.fit(features, labels.numpy(), epochs=20, verbose=0)
+losses = history.history["loss"]
+print(losses[0], "->", losses[-1])
+"""
+
+_FINE_TUNE = """import tensorflow as tf
+
+module = tf.saved_model.load(".")  # the folder of this file
+images = tf.random.uniform({shape})  # yours, as above
+labels = tf.constant([0, 1] * 4)  # yours: class ids
+head = tf.Variable(tf.zeros([{width}, 2]))  # features to classes
+variables = [*module.trainable_variables, head]
+
+losses = []
+for _ in range(5):
+    with tf.GradientTape() as tape:
+        features = module(images, trainable=True)["final_avg_pool"]
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels, features @ head)
+        )
+    # The projection head and the linear head take no part: their gradients are zero.
+    gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+    for variable, gradient in zip(variables, gradients):
+        variable.assign_sub(0.01 * gradient)
+    losses.append(float(loss))
+print(losses[0], "->", losses[-1])
+"""
+
+
+def describe_model(
+    model: keras.Model,
+    contract: InputContract,
+    endpoints: Mapping[str, Sequence[int | None]],
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Returns what `model.json` holds.
+
+    Args:
+        model: A `SimCLR` or `Classifier`.
+        contract: The images that it takes.
+        endpoints: Endpoint -> shape of its output.
+        details: What is known of the training: `data_set`, `settings`, `step`, `results`, `source`.
+
+    Returns:
+        A dict that JSON can hold. Of the settings, paths are cut to their last part and those that
+        say where a run took place are left out.
+
+    Example:
+        >>> describe_model(simclr, input_contract(simclr), {'final_avg_pool': (None, 512)})
+    """
+    details = details or {}
+    supervised = model.supervised_head
+    known = {name: details[name] for name in DETAILS if details.get(name) not in (None, {})}
+    if "settings" in known:
+        known["settings"] = public_settings(known["settings"])
+    return {
+        "simclr_tf": __version__,
+        "architecture": {
+            "kind": type(model).__name__,
+            "encoder": model.encoder.name,
+            "encoder_parameters": int(model.encoder.count_params()),
+            "features": int(model.encoder.output_shape[-1]),
+            "projection_head": model.projection_head.mode,
+            "projection_layers": len(model.projection_head.dense_layers),
+            "projection_selector": model.projection_selector,
+            "classes": None if supervised is None else int(supervised.units),
+        },
+        "input": {
+            "description": contract.describe(),
+            "dtype": "float32",
+            "range": [0, 1],
+            "shape": list(contract.shape),
+            "image_size": None if contract.image_size is None else list(contract.image_size),
+        },
+        "endpoints": {name: list(shape) for name, shape in endpoints.items()},
+        **known,
+    }
+
+
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's settings without what says where it took place."""
+    public = {}
+    for name, value in settings.items():
+        if name in _PATHS and isinstance(value, str) and os.path.isabs(os.path.expanduser(value)):
+            value = os.path.basename(os.path.normpath(value))
+        if name not in _PRIVATE:
+            public[name] = value
+    return public
+
+
+def write_card(folder: str, card: Mapping[str, Any]) -> None:
+    """Writes `README.md` and `model.json` into a folder."""
+    with open(os.path.join(folder, CARD_FILE), "w", encoding="utf-8") as file:
+        json.dump(card, file, indent=1)
+        file.write("\n")
+    with open(os.path.join(folder, TEXT_FILE), "w", encoding="utf-8") as file:
+        file.write(card_text(card))
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """Returns the model card in Markdown; its code runs as it stands in the folder of a SavedModel.
+
+    Args:
+        card: What `describe_model` returns, with `signatures` for a SavedModel.
+    """
+    parts = card["architecture"]
+    classes = f", linear head of {parts['classes']} classes" if parts["classes"] else ""
+    head = f"projection head {parts['projection_head']}"
+    if parts["projection_layers"]:
+        head += f" of {parts['projection_layers']} layers"
+    lines = [
+        f"# {parts['encoder']}, trained with SimCLR",
+        "",
+        f"Encoder `{parts['encoder']}`: {parts['encoder_parameters']:,} parameters, "
+        f"{parts['features']} features; {head}{classes}. Written by simclr_tf "
+        f"{card['simclr_tf']}.",
+        "",
+        "## Input",
+        "",
+        f"{card['input']['description']}. Not 0 to 255, not standardised.",
+        "",
+        "## Endpoints",
+        "",
+        "| name | shape |",
+        "|---|---|",
+        *(f"| `{name}` | {_shape(shape)} |" for name, shape in card["endpoints"].items()),
+        "",
+        "`final_avg_pool` is the feature vector, `proj_head_output` the projection that the "
+        "contrastive loss compares"
+        + (", `logits_sup` the scores of the classes." if parts["classes"] else "."),
+        "",
+        "## Training and result",
+        "",
+        *_training_lines(card),
+    ]
+    if "signatures" in card:
+        lines += _use_lines(card)
+    return "\n".join(lines) + "\n"
+
+
+def _training_lines(card: Mapping[str, Any]) -> list[str]:
+    known = [f"data set: {card['data_set']}"] if "data_set" in card else []
+    known += [f"step: {card['step']}"] if "step" in card else []
+    known += [f"{name}: {value:.4g}" for name, value in card.get("results", {}).items()]
+    known += [f"read from: {card['source']}"] if "source" in card else []
+    lines = [f"- {line}" for line in known]
+    if "settings" in card:
+        flags = "\n".join(f"--{name}={value}" for name, value in card["settings"].items())
+        lines += [*([""] if lines else []), "Settings:", "", "```", flags, "```"]
+    return lines or ["Not recorded."]
+
+
+def _use_lines(card: Mapping[str, Any]) -> list[str]:
+    sides = card["input"]["image_size"] or card["input"]["shape"][1:-1]
+    shape = [8, *(side or 32 for side in sides), card["input"]["shape"][-1]]
+    colours = "RGB, " if shape[-1] == 3 else ""
+    fill = {
+        "shape": shape,
+        "words": f"{colours}float32 in [0, 1]",
+        "width": card["architecture"]["features"],
+    }
+    lines = [
+        "",
+        "## Signatures",
+        "",
+        "They check the range of float images; the plain call does not.",
+        "",
+        *(f"- `{name}`: {_SIGNATURES[name]}" for name in card["signatures"]),
+    ]
+    for title, code in (
+        ("Extract features", _EXTRACT),
+        ("Linear probe", _PROBE),
+        ("Fine-tune", _FINE_TUNE),
+    ):
+        lines += ["", f"## {title}", "", f"```python\n{code.format(**fill)}```"]
+    return lines
+
+
+_SIGNATURES = {
+    "serving_default": "`images` to every endpoint",
+    "features": "`images` to `features`, the vector alone",
+    "features_training": "the same with batch norm in training mode; Keras 3 fine-tunes through "
+    '`TFSMLayer(path, call_endpoint="features", call_training_endpoint="features_training")`',
+    "serving_bytes": "`image_bytes`, encoded JPEG or PNG files, to `features`: decoded, cropped "
+    "and resized as in evaluation; EXIF orientation is not applied",
+}
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return "(" + ", ".join("N" if side is None else str(side) for side in shape) + ")"

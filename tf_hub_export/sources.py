@@ -1,0 +1,140 @@
+"""Models to export, from whatever holds one: a run, a checkpoint, a `.keras` file, a SavedModel."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tensorflow import keras
+
+from simclr_tf.encoders import make_encoder
+from simclr_tf.errors import UserError
+from simclr_tf.finetune import Classifier
+from simclr_tf.heads import ProjectionHead
+from simclr_tf.model import SimCLR
+from simclr_tf.release_import import load_release_weights
+from simclr_tf.run_folder import read_settings
+from simclr_tf.stored_weights import StoredWeights
+from tf_hub_export.model_card import CARD_FILE, DETAILS
+
+_HEAD = "supervised_head/linear_layer/dense/kernel"
+
+
+def load_model(path: str) -> tuple[SimCLR | Classifier, dict[str, Any]]:
+    """Loads a model, and what is known of its training.
+
+    Args:
+        path: A run's `model_dir` or one of its checkpoints (its `flags.json` says the
+            architecture), an export, a `.keras` file (of a `SimCLR`, a `Classifier` or any
+            encoder), or a file of the original release.
+
+    Returns:
+        The model, and the `details` that `export_saved_model` takes.
+
+    Raises:
+        UserError: Nothing there that can be read, or it does not fit together.
+
+    Example:
+        >>> model, details = load_model('/path/to/run')
+        >>> export_saved_model(model, '/path/to/module', details=details)
+    """
+    path = os.path.normpath(os.path.expanduser(path)) if "://" not in path else path
+    in_export = os.path.join(path, "model.keras")
+    if path.endswith(".keras") or os.path.isfile(in_export):
+        file = in_export if os.path.isfile(in_export) else path
+        details = _recorded(path, 0) if os.path.isdir(path) else {}
+        return _load_keras(file), details or {"source": os.path.basename(file)}
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    stored = StoredWeights(path)
+    details = _recorded(folder, stored.step)
+    if "encoder" in details.get("settings", {}):
+        classes = stored.shapes[_HEAD][-1] if _HEAD in stored.shapes else None
+        model = load_release_weights(_build(details["settings"], classes, folder), path)
+    else:
+        model = load_release_weights(None, path)
+        assert stored.architecture is not None
+        source = f"{os.path.basename(path)} ({stored.format})"
+        details = {"settings": stored.architecture.settings(), "source": source, **details}
+    if stored.step:
+        details["step"] = stored.step
+    return model, details
+
+
+def _load_keras(path: str) -> SimCLR | Classifier:
+    if not os.path.isfile(path):
+        raise UserError(f"Expected a file of Keras at {path}; found none. Correct the path.")
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except Exception as error:  # whatever a damaged or foreign file makes Keras raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"Expected a model of Keras in {path}; it can't be read ({reason}). "
+            "Save it again with model.save, on the Keras generation that reads it."
+        ) from error
+    if isinstance(model, (SimCLR, Classifier)):
+        return model
+    return SimCLR(model, projection_head=ProjectionHead(mode="none"))
+
+
+def _recorded(folder: str, step: int) -> dict[str, Any]:
+    """Returns what a run's folder or an export says of itself."""
+    settings = read_settings(folder)
+    if settings is None:
+        card = _read(os.path.join(folder, CARD_FILE))
+        return {name: card[name] for name in DETAILS if name in card}
+    details: dict[str, Any] = {"settings": settings}
+    if isinstance(settings.get("dataset"), str):
+        details["data_set"] = os.path.basename(os.path.normpath(settings["dataset"]))
+        details["data_set"] += f" ({settings.get('train_split', 'train')})"
+    results = _read(os.path.join(folder, f"result_{step}.json"))
+    return {**details, "results": results} if results else details
+
+
+def _read(path: str) -> dict[str, Any]:
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Expected a readable JSON file at {path}; received: {error}. Mend or remove it."
+        ) from error
+
+
+def _build(settings: Mapping[str, Any], classes: int | None, folder: str) -> SimCLR | Classifier:
+    """Returns a fresh model as a run's settings describe it."""
+    names = ("resnet_depth", "width_multiplier", "sk_ratio", "se_ratio", "batch_norm_decay")
+    try:
+        encoder = make_encoder(
+            settings["encoder"],
+            image_size=settings["image_size"],
+            **{name: settings[name] for name in names},
+        )
+        head = ProjectionHead(
+            mode=settings["proj_head_mode"],
+            out_dim=settings["proj_out_dim"],
+            num_layers=settings["num_proj_layers"],
+            batch_norm_momentum=settings["batch_norm_decay"],
+        )
+        if settings["train_mode"] == "finetune" and classes is not None:
+            return Classifier(
+                encoder,
+                num_classes=classes,
+                projection_head=head,
+                projection_selector=settings["ft_proj_selector"],
+                fine_tune_after_block=settings["fine_tune_after_block"],
+            )
+        return SimCLR(
+            encoder,
+            projection_head=head,
+            num_classes=classes,
+            projection_selector=settings["ft_proj_selector"],
+        )
+    except KeyError as error:
+        raise UserError(
+            f"Expected a run's settings beside the weights in {folder}; received: none for "
+            f"{error}. Mend its flags.json."
+        ) from error
