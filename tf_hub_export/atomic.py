@@ -95,4 +95,6 @@ def _put(partial: str, path: str) -> None:
             os.rename(old, path)
             raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        # Where even the way back failed, the old export stays aside: nothing is lost.
+        if os.path.lexists(path):
+            shutil.rmtree(aside, ignore_errors=True)
