@@ -1,8 +1,11 @@
-"""NT-Xent's log-sums over all negatives, block by block: memory grows linearly with the batch.
+"""NT-Xent's rows, block by block: memory grows linearly with the batch.
 
 The plain form keeps four (N, M) matrices of similarities, their softmax and its gradient. Here a
-block of rows is computed, reduced to one number a row and forgotten; the backward pass computes it
-again. What is kept is (N,) and (M, d). Every op has a GPU kernel and compiles under XLA.
+block of rows is computed, reduced to a few numbers a row and forgotten; the backward pass computes
+it again. What is kept is (N,) and (M, d). Every op has a GPU kernel and compiles under XLA.
+
+The positive is kept apart from the negatives: when it holds nearly all of a row's probability, as
+late in training, neither loss nor gradient is the small difference of two large numbers.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ class RowStatistics(NamedTuple):
     """One number for each of this replica's N images.
 
     Attributes:
-        first: (N,) log of the sum, over the other 2M - 1 views, of exp(similarity) to first views.
-        second: (N,) the same of second views.
+        first: (N,) loss of the first view: minus the log probability of its own second view among
+            the other 2M - 1 views.
+        second: (N,) the same of the second view.
         hit: (N,) 1.0 where a first view is nearest to its own second view, else 0.0.
         entropy: (N,) entropy in nats of the softmax over second views.
     """
@@ -31,16 +35,21 @@ class RowStatistics(NamedTuple):
     entropy: tf.Tensor
 
 
-def default_block_size(images: int | None, all_images: int | None) -> int:
+def default_block_size(images: int | tf.Tensor, all_images: int | tf.Tensor) -> int | tf.Tensor:
     """Returns the rows of a block, or 0 for the plain form, which is as good for small batches.
 
     Args:
-        images: N, this replica's images; None: not known before the step.
+        images: N, this replica's images; a tensor where it is not known before the step.
         all_images: M, the images of all replicas.
+
+    Returns:
+        An int; a scalar int32 tensor, at least 1, where N or M is one.
     """
-    if images is None or all_images is None or images * all_images <= _BLOCK_ELEMENTS:
-        return 0
-    return max(1, min(images, _BLOCK_ELEMENTS // all_images))
+    if isinstance(images, int) and isinstance(all_images, int):
+        if images * all_images <= _BLOCK_ELEMENTS:
+            return 0
+        return max(1, min(images, _BLOCK_ELEMENTS // all_images))
+    return tf.maximum(1, tf.minimum(images, _BLOCK_ELEMENTS // tf.maximum(all_images, 1)))
 
 
 def row_statistics(
@@ -49,9 +58,9 @@ def row_statistics(
     all_first: tf.Tensor,
     all_second: tf.Tensor,
     labels: tf.Tensor,
-    block_size: int,
+    block_size: int | tf.Tensor,
 ) -> RowStatistics:
-    """Returns the log-sums of NT-Xent's rows and the metrics of the same rows.
+    """Returns the losses of NT-Xent's rows and the metrics of the same rows.
 
     Args:
         first: (N, d) float32 first views of this replica, divided by the temperature.
@@ -59,7 +68,7 @@ def row_statistics(
         all_first: (M, d) float32 first views of all replicas, not divided.
         all_second: (M, d).
         labels: (N,) int32 in [0, M): where this replica's images are among all.
-        block_size: Rows computed at a time, >= 1.
+        block_size: Images whose two rows are computed at a time, >= 1.
 
     Returns:
         A `RowStatistics`; gradients of `first` and `second` reach the four inputs.
@@ -69,74 +78,76 @@ def row_statistics(
 
     Example:
         >>> rows = row_statistics(z1 / 0.1, z2 / 0.1, z1, z2, tf.range(n), block_size=512)
-        >>> loss = tf.reduce_mean(rows.first + rows.second - 2 * tf.reduce_sum(z1 * z2, 1) / 0.1)
+        >>> loss = tf.reduce_mean(rows.first + rows.second)
     """
-    count = tf.shape(first)[0]
-    blocks = (count + block_size - 1) // block_size
-    missing = blocks * block_size - count
-    # Rows that fill the last block are zero, as are the gradients that come back for them.
-    place = _Blocks(blocks, block_size, count, missing)
-    places = place.split(labels)
+    blocks = _Blocks(tf.shape(first)[0], block_size)
+    places = blocks.split(tf.stack([labels, labels], axis=1))  # (blocks, B, 2)
 
     @tf.custom_gradient
     def statistics(*inputs: tf.Tensor) -> tuple[Any, Any]:
         own_first, own_second, keys_first, keys_second = inputs
-        queries = place.split(own_first), place.split(own_second)
-        keys = keys_first, keys_second
+        queries = blocks.split(tf.stack([own_first, own_second], axis=1))  # (blocks, B, 2, d)
+        keys = tf.concat([keys_first, keys_second], axis=0)  # (2M, d)
 
         def forward(index: tf.Tensor, *kept: tf.TensorArray) -> list[Any]:
-            reduced = _reduce(_similarities(queries, keys, places, index))
+            own = _rows(places, index)
+            reduced = _reduce(*_similarities(_rows(queries, index), keys, own), own[::2])
             pairs = zip(kept, reduced, strict=True)
             return [index + 1, *(array.write(index, rows) for array, rows in pairs)]
 
-        results = [place.join(a) for a in place.loop(forward, place.arrays(4))]
-        sums = results[0], results[1]
+        kept = [array.stack() for array in blocks.loop(forward, blocks.arrays(6))]
+        largest, negative, total, losses, hit, entropy = kept  # (blocks, 2B), the last two half
 
         def backward(*gradients: tf.Tensor) -> list[tf.Tensor]:
-            weights = place.split(gradients[0]), place.split(gradients[1])
-            logs = place.split(sums[0]), place.split(sums[1])
+            # The gradient of a similarity is its probability, of the positive's that minus one.
+            weights = blocks.split(tf.stack(gradients[:2], axis=1))
+            weights = tf.reshape(weights, tf.shape(total)) / total
 
-            def step(index: tf.Tensor, *state: Any) -> list[Any]:
-                gradient_a, gradient_b, gradient_keys_a, gradient_keys_b = state
-                share = _softmax_gradients(queries, keys, places, logs, weights, index)
-                row_a = tf.matmul(share.aa, keys_first) + tf.matmul(share.ab, keys_second)
-                row_b = tf.matmul(share.ba, keys_first) + tf.matmul(share.bb, keys_second)
-                a, b = (tf.gather(query, index) for query in queries)
-                gradient_keys_a += _outer(share.aa, a) + _outer(share.ba, b)
-                gradient_keys_b += _outer(share.ab, a) + _outer(share.bb, b)
-                return [
-                    index + 1,
-                    gradient_a.write(index, row_a),
-                    gradient_b.write(index, row_b),
-                    gradient_keys_a,
-                    gradient_keys_b,
-                ]
+            def step(index: tf.Tensor, written: tf.TensorArray, of_keys: tf.Tensor) -> list[Any]:
+                query, weight = _rows(queries, index), _column(weights, index)
+                negatives, *_ = _similarities(query, keys, _rows(places, index))
+                share = tf.exp(negatives - _column(largest, index))  # (2B, 2M)
+                of_keys += tf.matmul(share, query * weight, transpose_a=True)
+                return [index + 1, written.write(index, tf.matmul(share, keys) * weight), of_keys]
 
-            zeros = [tf.zeros_like(keys_first), tf.zeros_like(keys_second)]
-            state = place.loop(step, [*place.arrays(2), *zeros])
-            return [place.join(state[0]), place.join(state[1]), state[2], state[3]]
+            written, of_keys = blocks.loop(step, [*blocks.arrays(1), tf.zeros_like(keys)])
+            of_queries = blocks.join(tf.reshape(written.stack(), tf.shape(queries)))
+            pull = blocks.join_pairs(weights * negative)[:, :, tf.newaxis]  # (N, 2, 1)
+            return _with_positives(of_queries, of_keys, pull, inputs, labels)
 
-        return tuple(results), backward
+        first_loss, second_loss = tf.unstack(blocks.join_pairs(losses), axis=1)
+        return (first_loss, second_loss, blocks.join(hit), blocks.join(entropy)), backward
 
-    first_sums, second_sums, hit, entropy = statistics(first, second, all_first, all_second)
-    return RowStatistics(first_sums, second_sums, tf.stop_gradient(hit), tf.stop_gradient(entropy))
+    first_loss, second_loss, hit, entropy = statistics(first, second, all_first, all_second)
+    return RowStatistics(first_loss, second_loss, tf.stop_gradient(hit), tf.stop_gradient(entropy))
 
 
-class _Blocks(NamedTuple):
-    """How rows are cut: (count, ...) to (blocks, block_size, ...), and back."""
+class _Blocks:
+    """How images are cut: (N, ...) to (blocks, B, ...), the last filled with zeros, and back.
 
-    blocks: tf.Tensor
-    block_size: int
-    count: tf.Tensor
-    missing: tf.Tensor
+    Args:
+        count: N.
+        size: B, images in a block.
+    """
+
+    def __init__(self, count: tf.Tensor, size: int | tf.Tensor) -> None:
+        self.count = count
+        self.size = size
+        self.blocks = (count + size - 1) // size
 
     def split(self, rows: tf.Tensor) -> tf.Tensor:
-        padding = [[0, self.missing]] + [[0, 0]] * (rows.shape.rank - 1)
-        shape = [self.blocks, self.block_size, *rows.shape[1:]]
+        missing = self.blocks * self.size - self.count
+        padding = [[0, missing]] + [[0, 0]] * (rows.shape.rank - 1)
+        shape = [self.blocks, self.size, *rows.shape[1:]]
         return tf.reshape(tf.pad(rows, padding), shape)
 
-    def join(self, array: tf.TensorArray) -> tf.Tensor:
-        return array.concat()[: self.count]
+    def join(self, blocks: tf.Tensor) -> tf.Tensor:
+        shape = [self.blocks * self.size, *blocks.shape[2:]]
+        return tf.reshape(blocks, shape)[: self.count]
+
+    def join_pairs(self, blocks: tf.Tensor) -> tf.Tensor:
+        """(blocks, 2B) to (N, 2)."""
+        return tf.reshape(blocks, [-1, 2])[: self.count]
 
     def arrays(self, number: int) -> list[tf.TensorArray]:
         return [tf.TensorArray(tf.float32, self.blocks) for _ in range(number)]
@@ -150,83 +161,84 @@ class _Blocks(NamedTuple):
         return done[1:]
 
 
-class _Similarities(NamedTuple):
-    """(block, M) each: first views with second views, and so on; an image with itself is -inf."""
-
-    ab: tf.Tensor
-    aa: tf.Tensor
-    ba: tf.Tensor
-    bb: tf.Tensor
-    is_own: tf.Tensor
-
-
 def _similarities(
-    queries: tuple[tf.Tensor, tf.Tensor],
-    keys: tuple[tf.Tensor, tf.Tensor],
-    places: tf.Tensor,
-    index: tf.Tensor,
-) -> _Similarities:
-    a, b = (tf.gather(query, index) for query in queries)
-    own = tf.gather(places, index)[:, tf.newaxis]
-    is_own = tf.equal(own, tf.range(tf.shape(keys[0])[0]))
-    excluded = tf.constant(-float("inf"))
-    return _Similarities(
-        ab=tf.matmul(a, keys[1], transpose_b=True),
-        aa=tf.where(is_own, excluded, tf.matmul(a, keys[0], transpose_b=True)),
-        ba=tf.matmul(b, keys[0], transpose_b=True),
-        bb=tf.where(is_own, excluded, tf.matmul(b, keys[1], transpose_b=True)),
-        is_own=is_own,
-    )
+    query: tf.Tensor, keys: tf.Tensor, own: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the similarities of one block of B images.
+
+    Args:
+        query: (2B, d), both views of an image after each other.
+        keys: (2M, d), all first views before all second views.
+        own: (2B,) where each row's image is among the M.
+
+    Returns:
+        (2B, 2M), with -inf for a view with itself and for the positives; the positives, (2B,); and
+        first views with second views, (B, M), positives included.
+    """
+    rows, images = tf.range(tf.shape(query)[0]), tf.shape(keys)[0] // 2
+    view = rows % 2
+    itself = tf.stack([rows, own + view * images], axis=1)
+    other_view = tf.stack([rows, own + (1 - view) * images], axis=1)
+    every = tf.matmul(query, keys, transpose_b=True)
+    positive = tf.gather_nd(every, other_view)
+    between = tf.reshape(every, [-1, 2, 2, images])[:, 0, 1]
+    # A scatter: a mask would be as large as the similarities. And last, so that it is in place.
+    with tf.control_dependencies([positive, between]):
+        excluded = tf.fill([2 * tf.shape(query)[0]], -float("inf"))
+        both = tf.concat([itself, other_view], axis=0)
+        return tf.tensor_scatter_nd_update(every, both, excluded), positive, between
 
 
-def _reduce(similarity: _Similarities) -> tuple[tf.Tensor, ...]:
-    """Returns a block's part of each field of `RowStatistics`."""
-    largest = tf.reduce_max(similarity.ab, axis=1, keepdims=True)
-    exponential = tf.exp(similarity.ab - largest)
-    total = tf.reduce_sum(exponential, axis=1, keepdims=True)
-    probability = exponential / total
+def _reduce(
+    negatives: tf.Tensor, positive: tf.Tensor, between: tf.Tensor, own: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    """Returns what is kept of a block of B images; `own`, (B,), are their places among the M.
+
+    Returns:
+        For each of its rows, (2B,): the largest similarity; the sums of exp(similarity - largest)
+        over negatives and over all; the loss. For each image, (B,): hit and entropy.
+    """
+    largest = tf.maximum(tf.reduce_max(negatives, axis=1), positive)
+    negative = tf.reduce_sum(tf.exp(negatives - largest[:, tf.newaxis]), axis=1)
+    of_positive = tf.exp(positive - largest)
+    # log(total) + largest - positive; exact, too, where the positive is nearly all of the total.
+    losses = tf.math.log1p(negative + (of_positive - 1.0)) + (largest - positive)
+    probability = tf.nn.softmax(between)
     # 1e-8 as the release: a probability that underflows to zero adds nothing.
     entropy = -tf.reduce_sum(probability * tf.math.log(probability + 1e-8), axis=1)
     # argmax takes the first of equals, as the plain form.
-    nearest = tf.argmax(similarity.ab, axis=1, output_type=tf.int32)
-    own = tf.argmax(tf.cast(similarity.is_own, tf.float32), axis=1, output_type=tf.int32)
-    between = (largest + tf.math.log(total))[:, 0]
-    return (
-        _log_add(between, tf.reduce_logsumexp(similarity.aa, axis=1)),
-        _log_add(
-            tf.reduce_logsumexp(similarity.ba, axis=1), tf.reduce_logsumexp(similarity.bb, axis=1)
-        ),
-        tf.cast(tf.equal(nearest, own), tf.float32),
-        entropy,
-    )
+    nearest = tf.argmax(between, axis=1, output_type=tf.int32)
+    hit = tf.cast(tf.equal(nearest, own), tf.float32)
+    return largest, negative, negative + of_positive, losses, hit, entropy
 
 
-def _log_add(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Returns log(exp(x) + exp(y)); x is finite, y may be -inf (a single image has no negative)."""
-    largest = tf.maximum(x, y)
-    return largest + tf.math.log(tf.exp(x - largest) + tf.exp(y - largest))
+def _with_positives(
+    of_queries: tf.Tensor,
+    of_keys: tf.Tensor,
+    pull: tf.Tensor,
+    inputs: tuple[tf.Tensor, ...],
+    labels: tf.Tensor,
+) -> list[tf.Tensor]:
+    """Adds the gradient of the positives to that of the negatives, for each of the four inputs.
+
+    A row's probabilities add up to one: the positive gets minus what all its negatives get.
+    """
+    own_first, own_second, keys_first, keys_second = inputs
+    of_first_keys, of_second_keys = tf.split(of_keys, 2)
+    at = labels[:, tf.newaxis]
+    return [
+        of_queries[:, 0] - pull[:, 0] * tf.gather(keys_second, labels),
+        of_queries[:, 1] - pull[:, 1] * tf.gather(keys_first, labels),
+        tf.tensor_scatter_nd_sub(of_first_keys, at, pull[:, 1] * own_second),
+        tf.tensor_scatter_nd_sub(of_second_keys, at, pull[:, 0] * own_first),
+    ]
 
 
-def _softmax_gradients(
-    queries: tuple[tf.Tensor, tf.Tensor],
-    keys: tuple[tf.Tensor, tf.Tensor],
-    places: tf.Tensor,
-    logs: tuple[tf.Tensor, tf.Tensor],
-    weights: tuple[tf.Tensor, tf.Tensor],
-    index: tf.Tensor,
-) -> _Similarities:
-    """Returns the gradient of a block's similarities: each row's softmax times its weight."""
-    similarity = _similarities(queries, keys, places, index)
-    log_a, log_b = (tf.gather(log, index)[:, tf.newaxis] for log in logs)
-    weight_a, weight_b = (tf.gather(weight, index)[:, tf.newaxis] for weight in weights)
-    return _Similarities(
-        ab=tf.exp(similarity.ab - log_a) * weight_a,
-        aa=tf.exp(similarity.aa - log_a) * weight_a,
-        ba=tf.exp(similarity.ba - log_b) * weight_b,
-        bb=tf.exp(similarity.bb - log_b) * weight_b,
-        is_own=similarity.is_own,
-    )
+def _rows(blocks: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """(blocks, B, 2, ...) to one block's rows, (2B, ...)."""
+    return tf.reshape(tf.gather(blocks, index), [-1, *blocks.shape[3:]])
 
 
-def _outer(gradient: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    return tf.matmul(gradient, rows, transpose_a=True)
+def _column(blocks: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """(blocks, 2B) to one block's (2B, 1)."""
+    return tf.gather(blocks, index)[:, tf.newaxis]

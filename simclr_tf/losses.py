@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from simclr_tf.compat import num_replicas
 from simclr_tf.contrastive_blocks import default_block_size, row_statistics
 from simclr_tf.errors import UserError
 
@@ -63,7 +64,7 @@ def nt_xent(
         block_size: images whose similarities are computed at a time, each block forgotten and
             computed again in the backward pass, so that memory grows with M and not with N * M;
             0: all at once, keeping `logits_ab`; None: blocks where N * M is above 2 ** 20 (1,024
-            images on one replica), where they are faster, too.
+            images on one replica) or N is not known before the step.
 
     Returns:
         A `ContrastiveOutput`; `accuracy` and `entropy` carry no gradient.
@@ -89,14 +90,17 @@ def nt_xent(
 
     temperature = tf.cast(temperature, tf.float32)
     if block_size is None:
-        block_size = default_block_size(first.shape[0], all_first.shape[0])
-    if block_size:
+        # A gather forgets how many rows it returns.
+        images = tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
+        known = first.shape[0] is not None
+        all_images = images * num_replicas() if known else tf.shape(all_first)[0]
+        block_size = default_block_size(images, all_images)
+    if not isinstance(block_size, int) or block_size > 0:
         rows = row_statistics(
             first / temperature, second / temperature, all_first, all_second, labels, block_size
         )
-        positive = tf.reduce_sum(first * second, axis=1) / temperature
         return ContrastiveOutput(
-            loss=tf.reduce_mean(rows.first + rows.second - 2 * positive),
+            loss=tf.reduce_mean(rows.first + rows.second),
             logits_ab=None,
             labels=labels,
             accuracy=tf.reduce_mean(rows.hit),
