@@ -6,6 +6,8 @@
 
 The sum of step 3 is the gradient of the whole batch: exactly, where an image's embedding does not
 depend on the images beside it. Batch norm sees the statistics of a micro-batch on its replica.
+What an encoder draws at random while training (dropout) is the same in both passes under Keras 3,
+whose layers keep the state that they draw from among their variables; under Keras 2 it is not.
 `SimCLR` takes the encoder's features for embeddings: heads and loss see the whole batch.
 """
 
@@ -16,9 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
+from tensorflow import keras
 
 from simclr_tf.augment import SimCLRAugment
 from simclr_tf.blocks import local_batch_statistics
+from simclr_tf.compat import KERAS_3
 from simclr_tf.errors import UserError
 from simclr_tf.steps import as_float
 
@@ -59,7 +64,11 @@ class MicroBatches:
         else:
             fits = tf.debugging.Assert(
                 tf.equal(images % size, 0),
-                ["Expected a batch that micro_batch_size divides; received:", images],
+                [
+                    f"Expected batches that micro_batch_size={size} divides; received images:",
+                    images,
+                    "Pass drop_remainder=True where the data set is batched.",
+                ],
             )
             with tf.control_dependencies([fits]):
                 self.count = images // size
@@ -107,8 +116,9 @@ def cut(inputs: Any, view_maker: Any, seed: tf.Tensor, size: int) -> MicroBatche
     if isinstance(inputs, (tuple, list)):
         views = tf.concat(inputs, 0)
         return MicroBatches([views], as_float, [True], _half(views), size)
-    if isinstance(view_maker.augment, SimCLRAugment):
-        augment = view_maker.augment
+    augment = view_maker.augment
+    # A subclass with a `call` of its own does more than draw and apply.
+    if isinstance(augment, SimCLRAugment) and type(augment).call is SimCLRAugment.call:
         images, params = augment.draw_for(inputs, seed, copies=2)
 
         def make_views(part: tf.Tensor, own: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -131,6 +141,21 @@ def check_micro_batch_size(images: int, size: int) -> None:
         raise UserError(
             f"Expected micro_batch_size to divide the {images} images of a replica; received: "
             f"{size}. Pass {fitting}."
+        )
+
+
+def warn_of_random_layers(encoder: keras.Model) -> None:
+    """Warns where an encoder's two passes differ: Keras 2 draws dropout anew in the second."""
+    if KERAS_3:
+        return
+    drawing = [x.name for x in encoder._flatten_layers() if hasattr(x, "_random_generator")]
+    if drawing:
+        logging.warning(
+            "Gradient caching runs the encoder twice, and under Keras 2 its %d random layers (as "
+            "%s) draw anew each time: the gradient is approximate. Use TensorFlow >= 2.16, or an "
+            "encoder without dropout.",
+            len(drawing),
+            drawing[0],
         )
 
 

@@ -48,7 +48,9 @@ class SimCLR(steps.StepModel):
             It must divide a replica's batch. The gradient is that of the whole batch where an
             image's features do not depend on the images beside it; batch norm in the encoder
             normalises by each micro-batch's own statistics, of one replica, and its moving
-            averages take one step a micro-batch. The heads see the whole batch. None: all at once.
+            averages take one step a micro-batch. The heads see the whole batch. Dropout in the
+            encoder draws anew in the second pass under Keras 2 (a warning says so), not under
+            Keras 3. None: all at once.
         seed: Seeds the views of every step.
         **kwargs: As for `keras.Model`.
 
@@ -90,6 +92,8 @@ class SimCLR(steps.StepModel):
                 f"Expected micro_batch_size of at least 1, or None; received: {micro_batch_size}."
             )
         self.encoder = wrap_encoder(encoder)
+        if micro_batch_size is not None:
+            gradient_cache.warn_of_random_layers(self.encoder)
         self.projection_head = projection_head or ProjectionHead()
         if not self.projection_head.built:
             self.projection_head.build(self.encoder.output_shape)

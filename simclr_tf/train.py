@@ -139,7 +139,7 @@ class Run:
                     f"Expected {name} to be a multiple of the {replicas} replicas; received: "
                     f"{getattr(config, name)}. Pass --{name}={replicas * max(1, 256 // replicas)}."
                 )
-        if config.micro_batch_size:
+        if config.micro_batch_size and config.mode != "eval":  # it may run on other devices
             check_micro_batch_size(config.train_batch_size // replicas, config.micro_batch_size)
         other = self.eval_source
         if other is not None and source.num_classes and other.num_classes != source.num_classes:

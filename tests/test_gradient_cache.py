@@ -13,8 +13,9 @@ from conftest import deviation
 from tensorflow import keras
 from test_model import METRICS, batch, dataset, small_encoder, small_model
 
+from simclr_tf import gradient_cache
 from simclr_tf.augment import SimCLRAugment
-from simclr_tf.compat import raw_variable
+from simclr_tf.compat import KERAS_3, raw_variable
 from simclr_tf.errors import UserError
 from simclr_tf.heads import ProjectionHead
 from simclr_tf.model import SimCLR
@@ -30,14 +31,20 @@ def independent_encoder() -> keras.Model:
     return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
 
 
-def step_of(micro_batch_size: int | None, data: Any, strategy: Any = None, **settings: Any) -> Any:
+def step_of(
+    micro_batch_size: int | None,
+    data: Any,
+    strategy: Any = None,
+    optimizer: Any = None,
+    **settings: Any,
+) -> Any:
     """One step of SGD with rate 1; returns how the variables moved, the logs, and the model."""
     keras.utils.set_random_seed(0)
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         settings.setdefault("encoder", independent_encoder())
         model = small_model(**settings, weight_decay=1e-2, micro_batch_size=micro_batch_size)
-        model.compile(optimizer=keras.optimizers.SGD(1.0))
+        model.compile(optimizer=optimizer or keras.optimizers.SGD(1.0))
     before = [np.array(tf.convert_to_tensor(raw_variable(v))) for v in model.trainable_variables]
     history = model.fit(data, steps_per_epoch=1, verbose=0, shuffle=False).history
     after = [np.array(tf.convert_to_tensor(raw_variable(v))) for v in model.trainable_variables]
@@ -64,7 +71,14 @@ def test_gradient_is_that_of_the_whole_batch(size: int) -> None:
     assert_equal_steps(step_of(size, one_batch()), step_of(None, one_batch()))
 
 
-@pytest.mark.parametrize("kind", ["callable", "made by the host", "canvas"])
+class BrightViews(SimCLRAugment):
+    """A user's subclass: `draw` and `apply` alone would leave out what its `call` adds."""
+
+    def call(self, inputs: Any, seed: Any = None, training: bool = True) -> tf.Tensor:
+        return tf.sqrt(super().call(inputs, seed=seed, training=training) + 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["callable", "subclass", "made by the host", "canvas"])
 def test_every_way_to_make_views(kind: str) -> None:
     images, labels = batch(8, shape=(20, 20, 3))
 
@@ -75,6 +89,8 @@ def test_every_way_to_make_views(kind: str) -> None:
     inputs: Any = images
     if kind == "made by the host":
         augment, inputs = None, (images, images[:, ::-1])
+    elif kind == "subclass":
+        augment = BrightViews(16)
     elif kind == "canvas":
         sizes = np.random.RandomState(1).randint(15, 40, (8, 2)).astype("int32")
         augment, inputs = SimCLRAugment(16), {"image": images, "size": sizes}
@@ -86,11 +102,11 @@ def test_unknown_batch_size() -> None:
     data = tf.data.Dataset.from_tensor_slices(batch(8)).batch(8)
     assert data.element_spec[0].shape[0] is None
     assert_equal_steps(step_of(4, data), step_of(None, data))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="micro_batch_size divides"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="micro_batch_size=3 divides"):
         step_of(3, data)
 
 
-@pytest.mark.parametrize("strategy", [2], indirect=True)
+@pytest.mark.parametrize("strategy", [2, 4], indirect=True)
 def test_replicas_equal_one_device(strategy: Any) -> None:
     """Every replica's images are negatives, and the head's batch norm spans the replicas."""
     data = strategy.experimental_distribute_dataset(dataset_of(batch(8)))
@@ -130,6 +146,58 @@ def test_moving_statistics_move_once_a_micro_batch() -> None:
         model.encoder.non_trainable_variables, twin.non_trainable_variables, strict=True
     ):
         assert deviation(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("strategy", [2], indirect=True)
+def test_replicas_draw_the_views_of_the_plain_step(strategy: Any) -> None:
+    data = tf.data.Dataset.from_tensor_slices(batch(8)).batch(8, drop_remainder=True)
+    ours, plain = (
+        step_of(size, strategy.experimental_distribute_dataset(data), strategy)
+        for size in (2, None)
+    )
+    assert_equal_steps(ours, plain)
+
+
+def test_the_loss_scale_comes_off_again() -> None:
+    """Under SGD: LARS would not notice a gradient of the wrong length."""
+
+    def scaled() -> Any:
+        return keras.mixed_precision.LossScaleOptimizer(
+            keras.optimizers.SGD(1.0), initial_scale=64.0
+        )
+
+    ours = step_of(2, one_batch(), optimizer=scaled())
+    assert_equal_steps(ours, step_of(None, one_batch()))
+
+
+def dropout_encoder() -> keras.Model:
+    images = keras.Input((16, 16, 3))
+    x = keras.layers.Dropout(0.5)(keras.layers.Conv2D(8, 3, 2)(images))
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2's dropout keeps its state out of reach")
+def test_dropout_is_the_same_in_both_passes() -> None:
+    encoder, views = dropout_encoder(), batch(8)[0]
+
+    @tf.function
+    def passes() -> tuple[tf.Tensor, tf.Tensor]:
+        batches = gradient_cache.cut((views, views), None, tf.constant([0, 0]), 4)
+        arguments = batches, lambda x: encoder(x, training=True), 8
+        with gradient_cache.restored(encoder.non_trainable_variables):
+            first = gradient_cache.embed_all(*arguments)
+        return first, gradient_cache.embed_all(*arguments)
+
+    first, second = passes()
+    assert deviation(first, second) < 1e-6
+    assert deviation(first[:8], first[8:]) > 1e-3  # it did draw: the views are alike
+
+
+@pytest.mark.skipif(KERAS_3, reason="Keras 3's dropout is the same in both passes")
+def test_dropout_that_differs_is_announced(caplog: Any) -> None:
+    with caplog.at_level("WARNING", logger="absl"):
+        small_model(encoder=dropout_encoder(), micro_batch_size=4)
+    assert "random layers (as dropout" in caplog.text
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])

@@ -127,6 +127,50 @@ def test_blocks_equal_float64(temperature):
     assert deviation(gradient, expected) <= 1e-6
 
 
+def test_blocks_keep_their_digits_when_the_loss_is_small():
+    """Late in training a row's log-sum and its positive are nearly equal."""
+    random = np.random.RandomState(0)
+    first, noise = random.standard_normal((2, 300, 128)).astype("float32")
+    hidden = np.concatenate([first, first + 0.3 * noise])
+    output, gradient = loss_and_gradient(hidden, temperature=0.05, block_size=128)
+    loss, expected = exact_loss_and_gradient(hidden, 0.05)
+    assert loss < 1e-4
+    assert float(output.loss) == pytest.approx(loss, rel=2e-6)
+    assert deviation(gradient, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_blocks_are_chosen_for_batches_not_known_before_the_step(jit_compile):
+    chosen = []
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 5])], jit_compile=jit_compile)
+    def step(hidden):
+        with tf.GradientTape() as tape:
+            tape.watch(hidden)
+            output = nt_xent(hidden)
+        chosen.append(output.logits_ab is None)
+        return output.loss, tape.gradient(output.loss, hidden), output.labels
+
+    for n in (3, 1100):  # one block, two blocks
+        loss, gradient, labels = step(views(n))
+        plain, expected = loss_and_gradient(views(n), block_size=0)
+        assert float(loss) == pytest.approx(float(plain.loss), rel=1e-6)
+        assert deviation(gradient, expected) <= 1e-5
+        np.testing.assert_array_equal(labels, np.arange(n))
+    assert chosen == [True]
+
+
+@pytest.mark.parametrize("strategy", [2], indirect=True)
+def test_blocks_are_chosen_on_replicas(strategy):
+    """A gather returns no static shape; the rule must not need it."""
+    hidden = views(1600, 16)  # 800 x 1,600 is above 2 ** 20, 800 x 800 is not
+    outputs, gradient = on_replicas(strategy, hidden, temperature=0.5)
+    assert "logits_ab" not in outputs
+    loss, expected = exact_loss_and_gradient(hidden, 0.5)
+    assert np.mean(outputs["loss"]) == pytest.approx(loss, rel=1e-6)
+    assert deviation(gradient, expected) <= 2e-6
+
+
 def test_blocks_take_unknown_batches_and_half_precision():
     @tf.function(input_signature=[tf.TensorSpec([None, 5], tf.bfloat16)])
     def step(hidden):
@@ -148,7 +192,9 @@ def test_blocks_reach_the_temperature():
 
 
 def test_blocks_are_chosen_by_size():
-    assert default_block_size(1024, 1024) == 0 == default_block_size(None, 4096)
+    assert default_block_size(1024, 1024) == 0
+    assert int(default_block_size(tf.constant(2048), tf.constant(4096))) == 256
+    assert int(default_block_size(tf.constant(64), tf.constant(64))) == 64
     assert default_block_size(2048, 2048) == 512
     assert default_block_size(8, 2**24) == 1
     assert nt_xent(views(1025, 2)).logits_ab is None and nt_xent(views(64, 2)).logits_ab is not None
