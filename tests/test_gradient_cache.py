@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import deviation
+from peak_memory import last_number
 from tensorflow import keras
 from test_model import METRICS, batch, dataset, small_encoder, small_model
 
@@ -233,8 +232,7 @@ def test_wrong_sizes() -> None:
         model.fit(dataset(), verbose=0)
 
 
-PEAK = """
-import resource, sys
+TRAIN = """
 import numpy as np, tensorflow as tf
 from simclr_tf import LARS, ResNet, SimCLR, SimCLRAugment
 images, micro = int(sys.argv[1]), int(sys.argv[2]) or None
@@ -244,15 +242,11 @@ model.compile(optimizer=LARS(0.1))
 data = tf.data.Dataset.from_tensors((np.zeros((images, 32, 32, 3), "uint8"),
                                      np.zeros(images, "int32")))
 model.fit(data, verbose=0)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak())
 """
 
 
 @pytest.mark.slow
 def test_memory_of_a_micro_batch_for_a_batch_of_many() -> None:
-    peaks = []
-    for images, micro in ((64, 0), (1024, 64)):
-        command = [sys.executable, "-c", PEAK, str(images), str(micro)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks.append(int(done.stdout.split()[-1]))
-    assert peaks[1] < 1.5 * peaks[0]
+    plain, micro = last_number(TRAIN, 64, 0), last_number(TRAIN, 1024, 64)
+    assert micro < 1.5 * plain

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import deviation
+from gpu_kernels import ops_without_gpu_kernel
+from peak_memory import last_number
 
 from simclr_tf.contrastive_blocks import default_block_size
 from simclr_tf.errors import UserError
@@ -201,7 +200,6 @@ def test_blocks_are_chosen_by_size():
 
 
 MEASURE = """
-import resource, sys
 import tensorflow as tf
 from simclr_tf.losses import nt_xent
 
@@ -213,20 +211,16 @@ def step(x):
     return tape.gradient(loss, x)
 
 step(tf.random.normal([64, 128]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 step(tf.random.normal([8192, 128]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
 @pytest.mark.slow
 def test_blocks_take_a_fraction_of_the_memory():
-    kilobytes = []
-    for block_size in ("0", "128"):
-        command = [sys.executable, "-c", MEASURE, block_size]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        kilobytes.append(int(done.stdout.split()[-1]))
-    assert kilobytes[1] < kilobytes[0] / 5  # 1/8 at twice the batch: `benchmark loss`
+    plain, blocks = last_number(MEASURE, 0), last_number(MEASURE, 128)
+    assert 0 < blocks < plain / 5  # 1/8 at twice the batch: `benchmark loss`
 
 
 @pytest.mark.parametrize("hidden_norm", [True, False])
@@ -407,6 +401,18 @@ def test_compiles(block_size):
     plain = [value for value in plain if value is not None]
     for ours, theirs in zip((*compiled, gradient), (*plain, plain_gradient), strict=True):
         assert deviation(ours, theirs) <= 1e-5
+
+
+@pytest.mark.parametrize("rows", [None, 16])
+def test_every_op_of_the_blocks_has_a_gpu_kernel(rows):
+    @tf.function(input_signature=[tf.TensorSpec([rows, 8])])
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = nt_xent(x, block_size=5)
+        return output.loss, output.accuracy, output.entropy, tape.gradient(output.loss, x)
+
+    assert ops_without_gpu_kernel(step.get_concrete_function()) == []
 
 
 def test_supervised_loss_equals_the_formula():

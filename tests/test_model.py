@@ -337,6 +337,12 @@ class TestDevices:
         model.optimizer.build(model.trainable_variables)
         assert ops_without_gpu_kernel(self.traced_step(model)) == []
 
+    def test_every_op_of_a_step_in_micro_batches_has_a_gpu_kernel(self) -> None:
+        model = small_model(encoder=small_resnet(), micro_batch_size=4)
+        model.compile(optimizer=LARS(0.1))
+        model.optimizer.build(model.trainable_variables)
+        assert ops_without_gpu_kernel(self.traced_step(model)) == []
+
     def test_a_planted_op_without_gpu_kernel_is_found(self) -> None:
         def bicubic(images: tf.Tensor) -> tf.Tensor:
             return tf.image.resize(images, [16, 16], "bicubic")
