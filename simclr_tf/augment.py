@@ -17,13 +17,13 @@ All of them run on the device; `host_augment.host_views` is the same thing per i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import color_ops, draws, extra_views, image_ops
+from simclr_tf import color_ops, compiled_views, draws, extra_views, image_ops
 from simclr_tf.augment_options import (
     DEFAULT_AUGMENTATIONS,
     KNOWN_AUGMENTATIONS,
@@ -61,6 +61,10 @@ class SimCLRAugment(keras.layers.Layer):
         crop_area: range of the crop's share of the image.
         crop_aspect_ratio: range of the crop's width / height, times that of the view.
         seed: where `call` starts counting when it is not given a seed.
+        jit_compile: True compiles the making of the views with XLA, in the form for processors
+            (`compiled_views`); False never does; None does so where no accelerator is in sight and
+            views are large enough to be worth compiling for. Without effect on calls outside of a
+            `tf.function`. The views are the same up to rounding.
         **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -89,6 +93,7 @@ class SimCLRAugment(keras.layers.Layer):
         crop_area: Sequence[float] = (0.08, 1.0),
         crop_aspect_ratio: Sequence[float] = (3 / 4, 4 / 3),
         seed: int = 0,
+        jit_compile: bool | None = None,
         **kwargs: Any,
     ) -> None:
         # Views stay float32 under a mixed-precision policy: the encoder casts what it takes.
@@ -104,6 +109,8 @@ class SimCLRAugment(keras.layers.Layer):
             crop_aspect_ratio,
         )
         self.seed = int(seed)
+        self.jit_compile = jit_compile
+        self._compiled: Callable[..., tf.Tensor] | None = None
         # One counter per replica, each folded with the replica's number. A plain variable: Keras 2
         # and Keras 3 disagree on how a layer asks for such a weight.
         self._calls = tf.Variable(
@@ -212,6 +219,15 @@ class SimCLRAugment(keras.layers.Layer):
         Returns:
             float32 (N, height, width, C) in [0, 1].
         """
+        images = tf.convert_to_tensor(images)
+        if params and compiled_views.applies(self.options, images, self.jit_compile):
+            if self._compiled is None:
+                self._compiled = compiled_views.compiled(self.options, self._apply_to_all)
+            return self._compiled(images, params)
+        return self._apply_to_all(images, params)
+
+    def _apply_to_all(self, images: tf.Tensor, params: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Makes all views at once: the form for GPUs."""
         height, width = self.options["size"]
         names = [name for name in self.options["names"] if name != "crop"] if params else []
         flip = params["flip"] if names[:1] == ["flip"] else None  # at no cost within the crop
@@ -282,6 +298,7 @@ class SimCLRAugment(keras.layers.Layer):
             "crop_area": list(options["crop_area"]),
             "crop_aspect_ratio": list(options["crop_aspect_ratio"]),
             "seed": self.seed,
+            "jit_compile": self.jit_compile,
         }
 
 

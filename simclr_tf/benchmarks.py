@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,7 @@ _BATCHES = 8  # enough that starting a pipeline does not count
 _SOURCE = 10 / 7
 
 
-def in_turn(sides: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+def in_turn(sides: dict[str, Callable[[], Any]], seconds: float) -> dict[str, np.ndarray]:
     """Times several functions A B C A B C ..., so that a machine's changes of speed meet all.
 
     Args:
@@ -32,7 +31,7 @@ def in_turn(sides: dict[str, Callable[[], Any]], seconds: float) -> dict[str, fl
         seconds: About how long each function is timed in all; at least three rounds are.
 
     Returns:
-        Name -> median seconds of one call, after one call that is not counted.
+        Name -> quartiles of the seconds of one call, after one call that is not counted.
     """
     for function in sides.values():
         _wait_for(function())
@@ -44,7 +43,7 @@ def in_turn(sides: dict[str, Callable[[], Any]], seconds: float) -> dict[str, fl
             start = time.perf_counter()
             _wait_for(function())
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
+    return {name: np.quantile(t, [0.25, 0.5, 0.75]) for name, t in times.items()}
 
 
 def _wait_for(result: Any) -> None:
@@ -55,7 +54,9 @@ def _wait_for(result: Any) -> None:
 
 
 def augmentation(image_size: int, batch_size: int, seconds: float) -> list[str]:
-    """Pairs of views a second: per image in `tf.data`, batched, batched under XLA; no decoding.
+    """Pairs of views a second: per image in `tf.data`, and in the forms of `SimCLRAugment`.
+
+    Images are in memory: nothing is decoded.
 
     Args:
         image_size: Side of the views; sources have that side up to 32 pixels, 10/7 of it above.
@@ -68,10 +69,9 @@ def augmentation(image_size: int, batch_size: int, seconds: float) -> list[str]:
     source = image_size if image_size <= 32 else round(image_size * _SOURCE)
     shape = (batch_size, source, source, 3)
     images = tf.constant(np.random.RandomState(0).randint(0, 256, shape).astype("uint8"))
-    augment = SimCLRAugment(image_size)
     calls = iter(range(10**9))
 
-    def batched(jit_compile: bool) -> Callable[[], tf.Tensor]:
+    def batched(augment: SimCLRAugment, jit_compile: bool = False) -> Callable[[], tf.Tensor]:
         function = tf.function(
             lambda seed: augment(tf.concat([images, images], 0), seed=seed), jit_compile=jit_compile
         )
@@ -89,17 +89,18 @@ def augmentation(image_size: int, batch_size: int, seconds: float) -> list[str]:
         # From start to end: a pipeline that goes on while others are timed would look fast.
         return [views for views, _ in data.take(_BATCHES)][-1]
 
-    medians = in_turn(
+    times = in_turn(
         {
             "per image in tf.data": in_tf_data,
-            "batched": batched(False),
-            "batched, XLA": batched(True),
+            "batched": batched(SimCLRAugment(image_size, jit_compile=False)),
+            "batched, XLA": batched(SimCLRAugment(image_size), jit_compile=True),
+            "for processors": batched(SimCLRAugment(image_size, jit_compile=True)),
         },
         seconds,
     )
-    medians["per image in tf.data"] /= _BATCHES
+    times["per image in tf.data"] /= _BATCHES
     title = f"two views of {image_size} pixels from {source}, batches of {batch_size}"
-    return _table(title, medians, batch_size, "pairs/s")
+    return _table(title, times, batch_size, "pairs/s")
 
 
 def loss(images: int, seconds: float) -> list[str]:
@@ -125,9 +126,9 @@ def loss(images: int, seconds: float) -> list[str]:
         return lambda: step(hidden)
 
     block = max(1, min(images, 2**20 // images))
-    medians = in_turn({"all at once": side(0), f"blocks of {block}": side(block)}, seconds)
+    times = in_turn({"all at once": side(0), f"blocks of {block}": side(block)}, seconds)
     title = f"NT-Xent of {2 * images} embeddings of {_DIMENSIONS} dimensions, with gradient"
-    return _table(title, medians, images, "images/s")
+    return _table(title, times, images, "images/s")
 
 
 def training_step(
@@ -169,14 +170,14 @@ def training_step(
         model.optimizer.build(model.trainable_variables)
         ours = tf.function(lambda: model.train_step((pair, labels)), jit_compile=jit_compile)
         name = f"simclr_tf, {policy}" + (", XLA" if jit_compile else "")
-        medians = in_turn({"lean Keras, float32": lambda: baseline(views), name: ours}, seconds)
+        times = in_turn({"lean Keras, float32": lambda: baseline(views), name: ours}, seconds)
     finally:
         keras.mixed_precision.set_global_policy("float32")
     title = f"training step, ResNet-18, {image_size} pixels, {batch_size} images"
-    lines = _table(title, medians, batch_size, "images/s")
+    lines = _table(title, times, batch_size, "images/s")
     work = 3 * 2 * batch_size * _forward_flops(model.encoder, image_size)
     peak = _matmul_peak(seconds / 2)
-    share = work / medians[name] / peak
+    share = work / times[name][1] / peak
     lines.append(f"convolutions at {share:.0%} of the measured matmul peak, {peak / 1e9:.0f} GF/s")
     return lines
 
@@ -226,15 +227,15 @@ def input_wait(
     return lines
 
 
-def _table(title: str, medians: dict[str, float], count: int, unit: str) -> list[str]:
-    """One line a side; ratios are to the first."""
-    first = next(iter(medians.values()))
-    width = max(len(name) for name in medians)
+def _table(title: str, times: dict[str, np.ndarray], count: int, unit: str) -> list[str]:
+    """One line a side: medians, in brackets the middle half; ratios are to the first side."""
+    first = next(iter(times.values()))[1]
+    width = max(len(name) for name in times)
     lines = [title]
-    for name, median in medians.items():
+    for name, (low, median, high) in times.items():
         lines.append(
-            f"  {name:{width}}  {count / median:10.1f} {unit}  {median * 1e3:9.1f} ms  "
-            f"ratio {first / median:.2f}"
+            f"  {name:{width}}  {count / median:10.1f} {unit}  {median * 1e3:9.1f} ms "
+            f"[{low * 1e3:.1f}, {high * 1e3:.1f}]  ratio {first / median:.2f}"
         )
     return lines
 
@@ -305,4 +306,4 @@ def _matmul_peak(seconds: float, side: int = 2048) -> float:
     """Returns float32 operations a second of a large matrix product."""
     matrix = tf.ones([side, side])
     product = tf.function(lambda: tf.matmul(matrix, matrix))
-    return 2 * side**3 / in_turn({"matmul": product}, seconds)["matmul"]
+    return 2 * side**3 / in_turn({"matmul": product}, seconds)["matmul"][1]

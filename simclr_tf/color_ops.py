@@ -77,10 +77,7 @@ def adjust_saturation(images: tf.Tensor, factor: Any) -> tf.Tensor:
         array([1., 0., 0.], dtype=float32)
     """
     planes = _planes(images, "adjust_saturation")
-    factor = per_image(factor)[..., 0]
-    value, spread, inverse = _value_and_spread(planes)
-    share = tf.minimum(factor, tf.nn.relu(value * inverse))
-    return tf.stack([value - share * (value - plane) for plane in planes], axis=-1)
+    return tf.stack(_saturated(planes, per_image(factor)[..., 0]), axis=-1)
 
 
 def adjust_hue(images: tf.Tensor, delta: Any) -> tf.Tensor:
@@ -101,9 +98,7 @@ def adjust_hue(images: tf.Tensor, delta: Any) -> tf.Tensor:
         array([0., 1., 1.], dtype=float32)
     """
     planes = _planes(images, "adjust_hue")
-    value, spread, inverse = _value_and_spread(planes)
-    below = _turned(planes, value, inverse, per_image(delta)[..., 0])
-    return tf.stack([value - spread * share for share in below], axis=-1)
+    return tf.stack(_hue_turned(planes, per_image(delta)[..., 0]), axis=-1)
 
 
 def color_jitter(
@@ -151,6 +146,40 @@ def color_jitter(
     return tf.stack(planes, axis=-1)
 
 
+def jitter_planes(
+    planes: list[tf.Tensor], operation: int, amount: Any, brightness: str = "v2"
+) -> list[tf.Tensor]:
+    """One step of `color_jitter`, the same for all images, on separate R, G and B planes.
+
+    Args:
+        planes: R, G and B, each float (N, H, W).
+        operation: BRIGHTNESS, CONTRAST, SATURATION or HUE.
+        amount: What the operation's `adjust_` function takes, a scalar or (N, 1, 1).
+        brightness: 'v2' (multiply) or 'v1' (add).
+
+    Returns:
+        R, G and B in [0, 1].
+
+    Example:
+        >>> jitter_planes([tf.ones([1, 8, 8])] * 3, SATURATION, 1.2)[0].shape
+        TensorShape([1, 8, 8])
+    """
+    if operation == BRIGHTNESS:
+        done = [plane * amount if brightness == "v2" else plane + amount for plane in planes]
+    elif operation == CONTRAST:
+        means = [tf.reduce_mean(plane, axis=[1, 2], keepdims=True) for plane in planes]
+        done = [(p - mean) * amount + mean for p, mean in zip(planes, means, strict=True)]
+    else:
+        done = (_saturated if operation == SATURATION else _hue_turned)(planes, amount)
+    return [clip(plane) for plane in done]
+
+
+def luminance(planes: list[tf.Tensor]) -> tf.Tensor:
+    """Returns the weighted sum of R, G and B planes, as tf.image.rgb_to_grayscale weighs them."""
+    red, green, blue = planes
+    return red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
+
+
 def grayscale(images: tf.Tensor, apply: Any = None) -> tf.Tensor:
     """Replaces RGB by luminance in all three channels (weights of tf.image.rgb_to_grayscale).
 
@@ -168,8 +197,7 @@ def grayscale(images: tf.Tensor, apply: Any = None) -> tf.Tensor:
         >>> round(float(grayscale(tf.reshape([1.0, 0.0, 0.0], [1, 1, 1, 3]))[0, 0, 0, 2]), 4)
         0.2989
     """
-    red, green, blue = _planes(images, "grayscale")
-    gray = (red * LUMA[0] + green * LUMA[1] + blue * LUMA[2])[..., tf.newaxis]
+    gray = luminance(_planes(images, "grayscale"))[..., tf.newaxis]
     if apply is None:
         return tf.repeat(gray, 3, axis=-1)
     return tf.where(per_image(apply, tf.bool), gray, images)
@@ -212,6 +240,17 @@ def _jitter_step(
         tf.where(is_affine, line, value - kept * share)
         for line, share in zip(affine, below, strict=True)
     ]
+
+
+def _saturated(planes: list[tf.Tensor], factor: Any) -> list[tf.Tensor]:
+    value, _, inverse = _value_and_spread(planes)
+    share = tf.minimum(factor, tf.nn.relu(value * inverse))
+    return [value - share * (value - plane) for plane in planes]
+
+
+def _hue_turned(planes: list[tf.Tensor], delta: Any) -> list[tf.Tensor]:
+    value, spread, inverse = _value_and_spread(planes)
+    return [value - spread * share for share in _turned(planes, value, inverse, delta)]
 
 
 def _value_and_spread(planes: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -247,6 +247,11 @@ class Config:
         run=True, at_least=0,
     )  # fmt: skip
     jit_compile: bool = _flag(False, "Devices", "Compile the training step with XLA.", run=True)
+    augment_jit_compile: str = _flag(
+        "auto", "Devices", "Compile the making of views with XLA, in a form for processors. auto: "
+        "in runs of 200 steps or more, and for large views, where there is no GPU or TPU.",
+        run=True, choices=("auto", "on", "off"),
+    )  # fmt: skip
     use_tpu: bool = _flag(False, "Devices", "Train on a TPU.", run=True)
     tpu_name: str | None = _flag(None, "Devices", "Name or grpc:// address of the TPU.", run=True)
     tpu_zone: str | None = _flag(None, "Devices", "Google Cloud zone of the TPU.", run=True)

@@ -11,6 +11,11 @@ import tensorflow as tf
 from simclr_tf.errors import UserError
 
 
+def accelerated() -> bool:
+    """Returns whether TensorFlow sees a GPU or TPU."""
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+
 def make_strategy(
     name: str = "auto",
     *,

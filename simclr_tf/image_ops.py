@@ -10,6 +10,7 @@ the inputs of such products to TF32 (relative error 2^-11, an eighth of a grey l
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -175,9 +176,7 @@ def gaussian_blur(images: Any, sigma: Any, kernel_size: int) -> tf.Tensor:
         return images
     batch, rows, columns, _ = _shape(images)
     sigma = tf.broadcast_to(tf.cast(sigma, tf.float32), [batch])
-    return _separable(
-        images, _blur_matrix(sigma, rows, radius), _blur_matrix(sigma, columns, radius)
-    )
+    return _separable(images, blur_matrix(sigma, rows, radius), blur_matrix(sigma, columns, radius))
 
 
 def _separable(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
@@ -190,17 +189,58 @@ def _separable(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Ten
     return tf.transpose(tf.reshape(x, [batch, out_width, out_height, channels]), [0, 2, 1, 3])
 
 
+def resize_bands(
+    start: tf.Tensor, length: tf.Tensor, size_in: int, size_out: int, flip: tf.Tensor, tile: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a bicubic resize along one side of one image, a few pixels of the result at a time.
+
+    Args:
+        start: scalar, first pixel of the crop.
+        length: scalar, pixels of the crop, at most `size_in`.
+        size_in: pixels of the source.
+        size_out: pixels of the result.
+        flip: scalar boolean: where true the result runs backwards.
+        tile: pixels of the result in a band; the last band may go on beyond the result.
+
+    Returns:
+        For each of the T bands the first source pixel that it reads, int32 (T,), and its matrix
+        over the K source pixels from there on, float32 (T, tile, K).
+    """
+    bands = -(-size_out // tile)
+    centre = _resize_centres(start[tf.newaxis], length[tf.newaxis], size_out, flip[tf.newaxis])
+    last = tf.repeat(centre[:, -1:], bands * tile - size_out, axis=1)
+    centre = tf.reshape(tf.concat([centre, last], 1), [bands, tile])
+    reads = min(size_in, math.ceil(tile * size_in / size_out) + 5)
+    first = tf.math.floor(tf.reduce_min(centre, axis=1)) - 1.0
+    first = tf.clip_by_value(first, 0.0, float(size_in - reads))
+    pixels = first[:, tf.newaxis, tf.newaxis] + tf.range(reads, dtype=tf.float32)
+    start, length = (tf.repeat(value[tf.newaxis], bands) for value in (start, length))
+    return tf.cast(first, tf.int32), _resize_weights(centre, pixels, start, length, "bicubic")
+
+
 def _resize_matrix(
     start: tf.Tensor, length: tf.Tensor, size_in: Any, size_out: int, method: str, flip: Any
 ) -> tf.Tensor:
     """Returns (N, size_out, size_in): how much of each source pixel goes into each result pixel."""
+    centre = _resize_centres(start, length, size_out, flip)
+    source = tf.range(size_in, dtype=tf.float32)  # (size_in,)
+    return _resize_weights(centre, source, start, length, method)
+
+
+def _resize_centres(start: tf.Tensor, length: tf.Tensor, size_out: int, flip: Any) -> tf.Tensor:
+    """Returns (N, size_out): the place of each result pixel, in source pixels."""
     index = tf.range(size_out, dtype=tf.float32)
     if flip is not None:
         index = tf.where(tf.cast(flip, tf.bool)[:, tf.newaxis], index[::-1], index)
     start, length = start[:, tf.newaxis], length[:, tf.newaxis]
-    centre = start + (index + 0.5) * (length / size_out) - 0.5  # (N, size_out), source pixels
-    source = tf.range(size_in, dtype=tf.float32)  # (size_in,)
-    distance = tf.abs(centre[:, :, tf.newaxis] - source)
+    return start + (index + 0.5) * (length / size_out) - 0.5
+
+
+def _resize_weights(
+    centre: tf.Tensor, pixels: tf.Tensor, start: tf.Tensor, length: tf.Tensor, method: str
+) -> tf.Tensor:
+    """Returns (N, size_out, K): how much of `pixels`, (K,) or (N, 1, K), goes into each pixel."""
+    distance = tf.abs(centre[:, :, tf.newaxis] - pixels)
     near = tf.nn.relu(1.0 - distance)
     if method == "bilinear":
         weights = near
@@ -211,14 +251,14 @@ def _resize_matrix(
     # Only pixels of the box count, and the weights of the rest are made to sum to one. The margin
     # keeps a box edge that is an integer up to rounding from reading the pixel beyond it.
     margin = 1e-3
-    first = tf.math.floor(start + margin)
-    last = tf.math.ceil(start + length - margin) - 1.0
-    inside = tf.logical_and(source >= first, source <= last)  # (N, size_in)
-    weights = weights * tf.cast(inside, tf.float32)[:, tf.newaxis]
+    first = tf.math.floor(start + margin)[:, tf.newaxis, tf.newaxis]
+    last = tf.math.ceil(start + length - margin)[:, tf.newaxis, tf.newaxis] - 1.0
+    inside = tf.logical_and(pixels >= first, pixels <= last)
+    weights = weights * tf.cast(inside, tf.float32)
     return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
 
 
-def _blur_matrix(sigma: tf.Tensor, size: Any, radius: int) -> tf.Tensor:
+def blur_matrix(sigma: tf.Tensor, size: Any, radius: int) -> tf.Tensor:
     """Returns (N, size, size): the convolution with a Gaussian cut at `radius`, zeros outside."""
     taps = tf.range(-radius, radius + 1, dtype=tf.float32)
     scale = -0.5 / tf.square(sigma)[:, tf.newaxis]  # (N, 1)

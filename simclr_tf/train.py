@@ -21,7 +21,7 @@ from simclr_tf.compat import build_optimizer
 from simclr_tf.config import Config
 from simclr_tf.data import evaluation_dataset, training_dataset
 from simclr_tf.datasets import ImageSource, open_source
-from simclr_tf.devices import make_strategy
+from simclr_tf.devices import accelerated, make_strategy
 from simclr_tf.encoders import make_encoder
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
@@ -190,7 +190,9 @@ class Run:
         augment = None
         # Views that the host made pass a SimCLR by; its evaluation without labels draws its own.
         if config.augment_on == "device" or config.train_mode == "pretrain":
-            augment = SimCLRAugment(seed=config.seed, **self._view_options())
+            augment = SimCLRAugment(
+                seed=config.seed, jit_compile=self._compiles_views(), **self._view_options()
+            )
         num_classes = self.train_source.num_classes
         if num_classes == 1:  # there is nothing to tell apart
             num_classes = None
@@ -368,6 +370,13 @@ class Run:
         if self.config.train_mode == "finetune":
             return lambda image, seed: host_views(image, seed, num_views=1, **options)[0]
         return lambda image, seed: host_views(image, seed, num_views=2, **options)
+
+    def _compiles_views(self) -> bool | None:
+        choice = self.config.augment_jit_compile
+        if choice == "auto":
+            # Compiling takes seconds; a GPU is better served by one graph for the whole batch.
+            return True if self.train_steps >= 200 and not accelerated() else None
+        return choice == "on"
 
     def _save_views(self, first_step: int) -> Callable[[int], np.ndarray | None] | None:
         """Writes `views.png`; returns the function that pictures the views of later steps."""

@@ -15,7 +15,7 @@ TINY = ["--seconds=0.01", "--batch_size=4"]
     ("arguments", "words"),
     [
         (["loss"], ["all at once", "blocks of 4"]),
-        (["augment", "--image_size=8"], ["per image in tf.data", "batched, XLA"]),
+        (["augment", "--image_size=8"], ["per image in tf.data", "batched, XLA", "for processors"]),
         pytest.param(
             ["step", "--image_size=8", "--width_multiplier=0.125", "--mixed_precision=bfloat16"],
             ["lean Keras, float32", "mixed_bfloat16", "matmul peak"],

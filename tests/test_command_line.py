@@ -537,6 +537,7 @@ COMMANDS = {
     "float16": ["--mixed_precision=float16", "--mode=train_then_eval", "--optimizer=adam",
                 "--learning_rate=0.001"],
     "XLA": ["--jit_compile", "--augmentations=crop,flip,color,blur"],
+    "compiled views": ["--augment_jit_compile=on", "--augmentations=crop,flip,color,blur"],
     "views on the host": ["--augment_on=host", "--augmentations=crop,flip,color,blur",
                           "--crop_area_min=0.2", "--mode=train_then_eval"],
     "fine-tuning, views on the host": [*TUNE, "--augment_on=host", "--mode=train_then_eval"],

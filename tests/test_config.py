@@ -67,7 +67,7 @@ OURS = {
     "variable_schema", "train_summary_steps", "seed", "mixed_precision", "encoder",
     "encoder_weights", "augmentations", "brightness", "strategy", "cpu_replicas", "augment_on",
     "on_bad_image", "eval_fraction", "crop_area_min", "jit_compile", "eval_baselines",
-    "lineareval_loss_weight", "micro_batch_size",
+    "lineareval_loss_weight", "micro_batch_size", "augment_jit_compile",
 }  # fmt: skip
 
 

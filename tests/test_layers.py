@@ -29,7 +29,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         " datasets.folder_layout datasets.mnist datasets.tfds_source datasets.user",
         # Where images come from, what a view is, what turns images into features.
         "augment_options encoders datasets.folder run_folder architecture",
-        "host_augment datasets stored_weights",
+        "host_augment datasets stored_weights compiled_views",
         "augment",
         # What feeds a model and what one step does.
         "data steps",

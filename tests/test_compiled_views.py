@@ -1,0 +1,122 @@
+"""The views of processors: the same as the batched form's, in every case that picks its own way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from simclr_tf import compiled_views, image_ops
+from simclr_tf.augment import SimCLRAugment
+
+SEED = (3, 4)
+# A float32 distance between pixels of a 320-pixel image is exact to 3e-5 of a pixel.
+TOLERANCE = 2e-4
+
+
+def images_of(count, height, width, channels=3, dtype="uint8"):
+    bytes_ = np.random.RandomState(0).randint(0, 256, (count, height, width, channels))
+    return tf.constant(bytes_.astype(dtype) if dtype == "uint8" else bytes_ / 255.0, dtype)
+
+
+def both(images, **settings):
+    """Returns the views in the batched form and in the form for processors, of one seed."""
+    plain, compiled = (SimCLRAugment(jit_compile=on, **settings) for on in (False, True))
+    views = [tf.function(lambda x, a=a: a(x, seed=SEED))(images) for a in (plain, compiled)]
+    assert compiled._compiled is not None and plain._compiled is None
+    return views
+
+
+def assert_equal(one, other):
+    """Equal but for single pixels: where two channels meet, hue turns on the last bit."""
+    difference = np.abs(one.numpy() - other.numpy())
+    assert difference.shape[0] > 0
+    assert np.quantile(difference, 0.9999) <= TOLERANCE
+    assert difference.max() <= 50 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("source", "settings"),
+    [
+        ((90, 120), {"image_size": 70}),
+        # enlarged: narrow bands
+        ((40, 50), {"image_size": (80, 72), "brightness": "v1", "use_blur": False}),
+        ((90, 70), {"image_size": 70, "augmentations": "crop,color,flip,solarize,noise,rotate"}),
+        ((90, 70), {"image_size": 70, "augmentations": "crop,blur,sobel,cutout"}),
+    ],
+    ids=["simclr", "enlarged, v1", "extras", "blur first"],
+)
+def test_large_views_one_by_one(source, settings):
+    assert_equal(*both(images_of(12, *source), **settings))
+
+
+def test_large_views_of_floats_and_of_grey_images():
+    floats = images_of(4, 80, 80, dtype="float32")
+    assert_equal(*both(floats, image_size=66, augmentations="crop,flip"))
+    grey = images_of(4, 80, 80, channels=1)
+    assert_equal(*both(grey, image_size=66, augmentations="crop,flip,blur"))
+
+
+def test_large_views_of_canvases():
+    inputs = {"image": images_of(6, 96, 96), "size": tf.constant([[200, 400], [96, 96]] * 3)}
+    assert_equal(*both(inputs, image_size=70, augmentations="crop"))
+
+
+@pytest.mark.parametrize("count", [8, 7])
+def test_small_views_in_pieces(count):
+    assert_equal(*both(images_of(count, 36, 36), image_size=32))
+
+
+def test_batches_of_any_size():
+    layer = SimCLRAugment(70, augmentations="crop,flip", jit_compile=True)
+    spec = tf.TensorSpec([None, 80, 80, 3], tf.uint8)
+    function = tf.function(lambda x: layer(x, seed=SEED), input_signature=[spec])
+    for count in (1, 5):
+        plain = SimCLRAugment(70, augmentations="crop,flip")(images_of(count, 80, 80), seed=SEED)
+        assert_equal(plain, function(images_of(count, 80, 80)))
+
+
+def chosen(monkeypatch, jit_compile, size, accelerated, xla=None):
+    monkeypatch.setattr(compiled_views, "accelerated", lambda: accelerated)
+    layer = SimCLRAugment(size, jit_compile=jit_compile)
+    tf.function(lambda x: layer(x, seed=SEED), jit_compile=xla)(images_of(2, 20, 20))
+    return layer._compiled is not None
+
+
+@pytest.mark.parametrize(
+    ("jit_compile", "size", "accelerated", "expected"),
+    [
+        (None, 80, False, True),
+        (None, 80, True, False),
+        (None, 16, False, False),
+        (True, 16, False, True),
+        (False, 80, False, False),
+    ],
+)
+def test_where_it_is_chosen(monkeypatch, jit_compile, size, accelerated, expected):
+    assert chosen(monkeypatch, jit_compile, size, accelerated) is expected
+
+
+def test_not_inside_xla_nor_eagerly(monkeypatch):
+    assert chosen(monkeypatch, True, 16, False, xla=True) is False
+    layer = SimCLRAugment(16, jit_compile=True)
+    layer(images_of(2, 20, 20), seed=SEED)
+    assert layer._compiled is None
+
+
+@pytest.mark.parametrize(("size_in", "size_out"), [(320, 224), (224, 224), (30, 100), (9, 33)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_bands_are_the_whole_resize(size_in, size_out, flip):
+    """Each band read back into one matrix, against the pixels that a resize of ones moves."""
+    for start, length in ((0.0, size_in), (2.25, size_in / 2), (size_in - 3.0, 3.0)):
+        first, bands = image_ops.resize_bands(
+            tf.constant(start), tf.constant(float(length)), size_in, size_out, tf.constant(flip), 16
+        )
+        matrix = np.zeros([bands.shape[0] * 16, size_in])
+        for t, (low, band) in enumerate(zip(first.numpy(), bands.numpy(), strict=True)):
+            matrix[16 * t : 16 * t + 16, low : low + band.shape[1]] = band
+        unit = tf.reshape(tf.eye(size_in), [1, size_in, size_in, 1])  # what column j gives
+        box = [[0.0, start, size_in, length]]
+        moved = image_ops.crop_and_resize(unit, box, size_in, size_out, flip=[flip])
+        expected = moved[0, :, :, 0].numpy().T
+        np.testing.assert_allclose(matrix[:size_out], expected, atol=TOLERANCE)
