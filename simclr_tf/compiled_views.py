@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.ops import control_flow_util
 
 from simclr_tf import color_ops, extra_views, image_ops
@@ -190,7 +191,7 @@ class ViewStages:
         )
         read = [matrix.shape[2], columns * channels]
         x = [
-            tf.matmul(matrix[t] * scale, tf.cast(tf.slice(x, [first[t], 0], read), tf.float32))
+            tf.matmul(matrix[t] * scale, tf.cast(_read(x, [first[t], 0], read), tf.float32))
             for t in range(matrix.shape[0])
         ]
         x = tf.reshape(tf.concat(x, 0)[:height], [height, columns, channels])
@@ -198,7 +199,7 @@ class ViewStages:
         first, matrix = image_ops.resize_bands(box[1], box[3], columns, width, flip, _CROP_TILE)
         read = [height * channels, matrix.shape[2]]
         x = [
-            tf.matmul(tf.slice(x, [0, first[t]], read), matrix[t], transpose_b=True)
+            tf.matmul(_read(x, [0, first[t]], read), matrix[t], transpose_b=True)
             for t in range(matrix.shape[0])
         ]
         return tf.reshape(tf.concat(x, 1)[:, :width], [height, channels, width])
@@ -245,6 +246,14 @@ def _planar(apply: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
         return tf.transpose(apply(image, params)[0], [0, 2, 1])
 
     return stage
+
+
+def _read(x: tf.Tensor, start: list[Any], size: list[int]) -> tf.Tensor:
+    """Returns a slice that starts where the draws say.
+
+    `tf.slice` would make XLA compile anew for every start: it wants the start as a constant.
+    """
+    return gen_xla_ops.xla_dynamic_slice(x, start, size)
 
 
 def _bands(size: int, reach: int) -> list[tuple[slice, slice]]:

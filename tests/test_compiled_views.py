@@ -120,3 +120,14 @@ def test_bands_are_the_whole_resize(size_in, size_out, flip):
         moved = image_ops.crop_and_resize(unit, box, size_in, size_out, flip=[flip])
         expected = moved[0, :, :, 0].numpy().T
         np.testing.assert_allclose(matrix[:size_out], expected, atol=TOLERANCE)
+
+
+def test_one_compilation_serves_every_draw():
+    """XLA takes the start of a tf.slice as a constant: a drawn one would be compiled each time."""
+    stages = compiled_views.ViewStages(SimCLRAugment(80).options)
+    image, box = images_of(1, 90, 90)[0], tf.constant([1.0, 2.0, 60.0, 70.0])
+    graph = stages._crop.get_concrete_function(image, box, tf.constant(True)).graph
+    slices = [op for op in graph.get_operations() if op.type == "Slice"]
+    assert [op.name for op in slices if op.inputs[1].op.type != "Const"] == []
+    reads = [op for op in graph.get_operations() if op.type == "XlaDynamicSlice"]
+    assert len(reads) == 2 * 5  # bands of 16 pixels, twice
