@@ -67,7 +67,18 @@ INSTALL_REQUIRES = [
 
 # Loading an exported module the TF-Hub way: hub.load, hub.KerasLayer.
 HUB = ["tensorflow-hub>=0.16.1"]
-TEST = ["pytest>=7.4", "pytest-xdist>=3.3", *HUB]
+# Exports as ONNX (--format=onnx); onnxruntime is what they are compared under.
+ONNX = [
+    "tf2onnx>=1.17",
+    # From 1.19 on it needs a newer ml_dtypes than TensorFlow 2.15 has.
+    f"onnx>=1.16,<1.19{KERAS_2}",
+    f"onnx>=1.16{KERAS_3}",
+    "onnxruntime>=1.17",
+]
+# Features as Parquet files. tensorflow-datasets brings it too, but any version: from 26 on it
+# imports only beside the second NumPy.
+PARQUET = [f"pyarrow>=14,<26{KERAS_2}", f"pyarrow>=14{KERAS_3}"]
+TEST = ["pytest>=7.4", "pytest-xdist>=3.3", *HUB, *ONNX, *PARQUET]
 
 setup(
     name="simclr-tf",
@@ -93,6 +104,8 @@ setup(
             f"tensorflow[and-cuda]>=2.16{KERAS_3}",
         ],
         "hub": HUB,
+        "onnx": ONNX,
+        "parquet": PARQUET,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.6", "mypy>=1.10", "pre-commit>=3"],
     },

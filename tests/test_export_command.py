@@ -167,7 +167,7 @@ def test_formats_hold_every_variable(trained: Path) -> None:
     [
         ([], "The following arguments are required: --checkpoint, --export_dir"),
         (["--checkpoint=", "--export_dir=m"], "received: nothing after the ="),
-        (["--checkpoint=a", "--export_dir=m", "--format=onnx"], "--format: invalid choice"),
+        (["--checkpoint=a", "--export_dir=m", "--format=tar"], "--format: invalid choice"),
         (["--checkpoint=nothing/there", "--export_dir=m"], "found nothing there"),
         (["--checkpoint=no.keras", "--export_dir=m"], "Expected a file of Keras at no.keras"),
         (["--checkpoint=bad.keras", "--export_dir=m"], "Expected a model of Keras in bad.keras"),

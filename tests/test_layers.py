@@ -18,30 +18,32 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         # What everything may use.
-        "errors compat contrastive_blocks tf_hub_export",
-        "tf_hub_export.atomic tf_hub_export.input_contract",
+        "errors compat contrastive_blocks",
+        "tf_hub_export",
+        "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
+        " tf_hub_export.tflite tf_hub_export.onnx_file",
         # Pure functions and layers, one idea each.
-        "tf_hub_export.model_card commands"
+        "tf_hub_export.model_card commands feature_store"
         " config_checks draws image_ops losses optimizers schedules blocks endpoints"
         " applications keras_cv_backbones devices"
         " datasets.decoding datasets.source datasets.splits",
-        "config resnet heads color_ops extra_views"
+        "config resnet heads color_ops extra_views feature_files tf_hub_export.comparison"
         " datasets.folder_layout datasets.mnist datasets.tfds_source datasets.user",
         # Where images come from, what a view is, what turns images into features.
-        "augment_options encoders datasets.folder run_folder architecture",
+        "augment_options encoders datasets.folder run_folder architecture projector",
         "host_augment datasets stored_weights compiled_views",
         "augment",
         # What feeds a model and what one step does.
         "data steps",
-        "gradient_cache tf_hub_export.signatures",
-        "model finetune",
+        "gradient_cache extraction tf_hub_export.signatures",
+        "model finetune tf_hub_export.half_size",
         # What is kept of it, measured and shown.
         "checkpoints evaluate report",
         "callbacks release_import tf_hub_export.saved_model",
         "tf_hub_export.formats tf_hub_export.sources",
         # The one place that puts the parts together, and the mains.
         "train benchmarks",
-        "run import_release benchmark tf_hub_export.__main__",
+        "run import_release embed benchmark tf_hub_export.__main__",
     )
 )
 # Only these unpack settings; the others take plain arguments.
@@ -49,14 +51,15 @@ KNOW_CONFIG = {"config_checks", "run_folder", "train", "run"}
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
     "", "errors", "commands", "config_checks", "config", "run", "import_release", "benchmark",
-    "tf_hub_export", "tf_hub_export.__main__", "tf_hub_export.atomic",
+    "embed", "feature_store", "feature_files", "projector",
+    "tf_hub_export", "tf_hub_export.__main__", "tf_hub_export.atomic", "tf_hub_export.onnx_file",
 }  # fmt: skip
-# Mains that hand the exporter what it writes.
-EXPORT = {"run", "import_release"}
+# Mains that hand the exporter what it writes, or read what it reads.
+EXPORT = {"run", "import_release", "embed"}
 # Slow or optional: imported where they are used.
 LATE = {
     "keras_cv", "tensorflow_addons", "tensorflow_datasets", "tensorflow_hub", "sklearn",
-    "matplotlib", "PIL", "scipy", "tensorboard",
+    "matplotlib", "PIL", "scipy", "tensorboard", "tqdm", "pyarrow", "tf2onnx", "onnxruntime",
 }  # fmt: skip
 
 

@@ -8,16 +8,18 @@ import sys
 
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
-from tf_hub_export import FORMATS
+from tf_hub_export import FORMATS, check_format
 from tf_hub_export.atomic import check_target
+from tf_hub_export.onnx_file import require_onnx
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     arguments = Arguments(
         "tf_hub_export",
-        "Writes a trained model as a SavedModel (TF-Hub module), a .keras file or weights, with a\n"
-        "model card. The folder is complete or absent at any moment.",
+        "Writes a trained model as a SavedModel (TF-Hub module), a .keras file, weights, TFLite\n"
+        "or ONNX, with a model card. The folder is complete or absent at any moment. A converted\n"
+        "model is compared with the original; one that deviates too much is not written.",
     )
     arguments.add_argument(
         "--checkpoint",
@@ -31,7 +33,14 @@ def main(argv: list[str] | None = None) -> int:
         "--format",
         choices=FORMATS,
         default=FORMATS[0],
-        help=f"default: {FORMATS[0]}",
+        help=f"default: {FORMATS[0]}; onnx needs pip install 'simclr-tf[onnx]'",
+    )
+    arguments.add_argument(
+        "--precision",
+        choices=("float32", "float16", "int8"),
+        default="float32",
+        help="of the stored weights: float16 (saved_model, tflite) is half the size, int8 (tflite) "
+        "a quarter; default: float32",
     )
     arguments.add_argument(
         "--overwrite", action="store_true", help="replace an existing export once this is complete"
@@ -43,13 +52,24 @@ def _export(given: argparse.Namespace) -> None:
     if not given.checkpoint or not given.export_dir:
         raise UserError("Expected --checkpoint and --export_dir; received: nothing after the =.")
     target = os.path.expanduser(given.export_dir)
+    check_format(given.format, given.precision)
     check_target(target, given.overwrite)
+    if given.format == "onnx":
+        require_onnx()
+    from tf_hub_export.comparison import CONVERTED
     from tf_hub_export.formats import export_model
+    from tf_hub_export.model_card import CARD_FILE, read_json
     from tf_hub_export.sources import load_model
 
     model, details = load_model(given.checkpoint)
-    export_model(model, target, given.format, given.overwrite, details)
-    print(f"Wrote {given.export_dir} ({given.format}); its README.md says what it is.")
+    export_model(model, target, given.format, given.overwrite, details, given.precision)
+    name = given.format if given.precision == "float32" else f"{given.format}, {given.precision}"
+    print(f"Wrote {given.export_dir} ({name}); its README.md says what it is.")
+    card = read_json(os.path.join(target, CARD_FILE))
+    if "deviation" in card:
+        found = card["deviation"]
+        listed = ", ".join(f"{name} {found[name]:.1e}" for name in CONVERTED if name in found)
+        print(f"Largest deviation from the model: {listed} (limit {card['deviation_limit']:g}).")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Any
 from tensorflow import keras
 
 from simclr_tf import __version__
+from simclr_tf.errors import UserError
+from tf_hub_export.card_code import use_lines
 from tf_hub_export.input_contract import InputContract
 
 CARD_FILE, TEXT_FILE = "model.json", "README.md"
@@ -20,53 +22,6 @@ _PRIVATE = frozenset(
     {"model_dir", "data_dir", "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master"}
 )
 _PATHS = frozenset({"dataset", "checkpoint", "encoder_weights"})
-
-_EXTRACT = """import tensorflow as tf
-
-module = tf.saved_model.load(".")  # the folder of this file
-images = tf.random.uniform({shape})  # yours: {words}
-outputs = module(images, trainable=False)
-features = outputs["final_avg_pool"]
-print(features.shape)
-"""
-
-_PROBE = """import tensorflow as tf
-
-module = tf.saved_model.load(".")  # the folder of this file
-images = tf.random.uniform({shape})  # yours, as above
-labels = tf.constant([0, 1] * 4)  # yours: class ids
-features = module(images, trainable=False)["final_avg_pool"].numpy()
-
-probe = tf.keras.Sequential([tf.keras.layers.Dense(2)])
-loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-probe.compile("adam", loss, metrics=["accuracy"])
-history = probe.fit(features, labels.numpy(), epochs=20, verbose=0)
-losses = history.history["loss"]
-print(losses[0], "->", losses[-1])
-"""
-
-_FINE_TUNE = """import tensorflow as tf
-
-module = tf.saved_model.load(".")  # the folder of this file
-images = tf.random.uniform({shape})  # yours, as above
-labels = tf.constant([0, 1] * 4)  # yours: class ids
-head = tf.Variable(tf.zeros([{width}, 2]))  # features to classes
-variables = [*module.trainable_variables, head]
-
-losses = []
-for _ in range(5):
-    with tf.GradientTape() as tape:
-        features = module(images, trainable=True)["final_avg_pool"]
-        loss = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(labels, features @ head)
-        )
-    # The projection head and the linear head take no part: their gradients are zero.
-    gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
-    for variable, gradient in zip(variables, gradients):
-        variable.assign_sub(0.01 * gradient)
-    losses.append(float(loss))
-print(losses[0], "->", losses[-1])
-"""
 
 
 def describe_model(
@@ -139,11 +94,28 @@ def write_card(folder: str, card: Mapping[str, Any]) -> None:
         file.write(card_text(card))
 
 
+def read_json(path: str) -> dict[str, Any]:
+    """Returns what a JSON file such as `model.json` holds; nothing where there is none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Expected a readable JSON file at {path}; received: {error}. Mend or remove it."
+        ) from error
+
+
 def card_text(card: Mapping[str, Any]) -> str:
-    """Returns the model card in Markdown; its code runs as it stands in the folder of a SavedModel.
+    """Returns the model card in Markdown; its code runs as it stands in the folder of the export.
 
     Args:
-        card: What `describe_model` returns, with `signatures` for a SavedModel.
+        card: What `describe_model` returns, with what `card_code.use_lines` asks for.
     """
     parts = card["architecture"]
     classes = f", linear head of {parts['classes']} classes" if parts["classes"] else ""
@@ -175,8 +147,8 @@ def card_text(card: Mapping[str, Any]) -> str:
         "",
         *_training_lines(card),
     ]
-    if "signatures" in card:
-        lines += _use_lines(card)
+    if "format" in card:
+        lines += use_lines(card)
     return "\n".join(lines) + "\n"
 
 
@@ -190,42 +162,6 @@ def _training_lines(card: Mapping[str, Any]) -> list[str]:
         flags = "\n".join(f"--{name}={value}" for name, value in card["settings"].items())
         lines += [*([""] if lines else []), "Settings:", "", "```", flags, "```"]
     return lines or ["Not recorded."]
-
-
-def _use_lines(card: Mapping[str, Any]) -> list[str]:
-    sides = card["input"]["image_size"] or card["input"]["shape"][1:-1]
-    shape = [8, *(side or 32 for side in sides), card["input"]["shape"][-1]]
-    colours = "RGB, " if shape[-1] == 3 else ""
-    fill = {
-        "shape": shape,
-        "words": f"{colours}float32 in [0, 1]",
-        "width": card["architecture"]["features"],
-    }
-    lines = [
-        "",
-        "## Signatures",
-        "",
-        "They check the range of float images; the plain call does not.",
-        "",
-        *(f"- `{name}`: {_SIGNATURES[name]}" for name in card["signatures"]),
-    ]
-    for title, code in (
-        ("Extract features", _EXTRACT),
-        ("Linear probe", _PROBE),
-        ("Fine-tune", _FINE_TUNE),
-    ):
-        lines += ["", f"## {title}", "", f"```python\n{code.format(**fill)}```"]
-    return lines
-
-
-_SIGNATURES = {
-    "serving_default": "`images` to every endpoint",
-    "features": "`images` to `features`, the vector alone",
-    "features_training": "the same with batch norm in training mode; Keras 3 fine-tunes through "
-    '`TFSMLayer(path, call_endpoint="features", call_training_endpoint="features_training")`',
-    "serving_bytes": "`image_bytes`, encoded JPEG or PNG files, to `features`: decoded, cropped "
-    "and resized as in evaluation; EXIF orientation is not applied",
-}
 
 
 def _shape(shape: Sequence[int | None]) -> str:

@@ -12,6 +12,8 @@ from simclr_tf.checkpoints import model_variables, nested_variables
 from simclr_tf.compat import raw_variable
 from simclr_tf.endpoints import endpoint_model
 from tf_hub_export.atomic import new_folder
+from tf_hub_export.comparison import deviations, require_close, sample_images
+from tf_hub_export.half_size import half_size
 from tf_hub_export.input_contract import InputContract, input_contract
 from tf_hub_export.model_card import describe_model, write_card
 from tf_hub_export.signatures import Endpoints, make_signatures
@@ -23,6 +25,7 @@ def export_saved_model(
     overwrite: bool = False,
     image_size: int | tuple[int, int] | None = None,
     details: Mapping[str, Any] | None = None,
+    precision: str = "float32",
 ) -> str:
     """Writes a `SimCLR` or `Classifier` as a SavedModel (TF2 reusable form, a TF-Hub module).
 
@@ -47,12 +50,15 @@ def export_saved_model(
             as `details` or the model know (`input_contract`). Encoded images are brought to it.
         details: What is known of the training, for the model card: `data_set`, `settings`,
             `step`, `results`, `source`; each may be missing.
+        precision: `float16` keeps kernels in float16, half the size (`half_size`); its outputs are
+            compared with the model's.
 
     Returns:
         The path.
 
     Raises:
-        UserError: The folder exists and may not be replaced, or cannot be written.
+        UserError: The folder exists and may not be replaced, or cannot be written; or float16
+            changes the outputs too much (`comparison.LIMITS`).
 
     Example:
         >>> export_saved_model(simclr, '/tmp/module')
@@ -61,30 +67,47 @@ def export_saved_model(
     with new_folder(path, overwrite) as partial:
         settings = (details or {}).get("settings") or {}
         contract = input_contract(model, image_size or settings.get("image_size"))
-        forward = tf.function(endpoint_function(model), autograph=False)
+        forward = whole = tf.function(endpoint_function(model), autograph=False)
+        halves: Mapping[int, tf.Variable] = {}
+        if precision == "float16":
+            forward, halves = half_size(whole, contract)
         signatures = make_signatures(forward, contract)
-        tf.saved_model.save(build_module(model, forward, contract), partial, signatures=signatures)
+        module = build_module(model, forward, contract, halves)
+        tf.saved_model.save(module, partial, signatures=signatures)
         card = describe_model(model, contract, endpoint_shapes(forward, contract), details)
-        write_card(partial, {**card, "signatures": list(signatures)})
+        card |= {"format": "saved_model", "precision": precision, "signatures": list(signatures)}
+        if halves:
+            images = sample_images(contract)
+            outputs = tf.saved_model.load(partial)(images, trainable=False)
+            reference = whole(tf.constant(images), False)
+            found = deviations({name: outputs[name] for name in card["endpoints"]}, reference)
+            card |= require_close(found, precision, "saved_model")
+        write_card(partial, card)
     return path
 
 
 def build_module(
-    model: keras.Model, forward: Endpoints, contract: InputContract
+    model: keras.Model,
+    forward: Endpoints,
+    contract: InputContract,
+    halves: Mapping[int, tf.Variable] | None = None,
 ) -> tf.train.Checkpoint:
     """Returns the object that is saved: raw variables, and functions that reach the layers.
 
     Layers stay in a closure: a loaded object that tracks Keras 3 layers beside their variables gets
     no gradients for some of them. Variables lie where the release's SavedModels have them.
+    `halves` holds those that take another's place, by `id` of the other's handle.
     """
-    module = tf.train.Checkpoint()
-    module.model = nested_variables(model_variables(model))
-    module.variables = [raw_variable(v) for v in model_variables(model).values()]
+    own = {path: raw_variable(v) for path, v in model_variables(model).items()}
     trainable = {id(raw_variable(v)) for v in model.trainable_variables}
-    module.trainable_variables = [v for v in module.variables if id(v) in trainable]
+    saved = {path: (halves or {}).get(id(v.handle), v) for path, v in own.items()}
+    module = tf.train.Checkpoint()
+    module.model = nested_variables(saved)
+    module.variables = list(saved.values())
+    module.trainable_variables = [saved[path] for path, v in own.items() if id(v) in trainable]
     module.trainable_variables_list = list(module.trainable_variables)
     # Keras 3's dropout draws from a state that is no weight, and yet must be saved.
-    listed = {id(v) for v in module.variables}
+    listed = {id(v) for v in own.values()}
     states = [raw_variable(v) for v in model.encoder.variables]
     module.random_states = [v for v in states if id(v) not in listed]
     module.regularization_losses = []

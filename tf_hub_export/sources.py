@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from simclr_tf.model import SimCLR
 from simclr_tf.release_import import load_release_weights
 from simclr_tf.run_folder import read_settings
 from simclr_tf.stored_weights import StoredWeights
-from tf_hub_export.model_card import CARD_FILE, DETAILS
+from tf_hub_export.model_card import CARD_FILE, DETAILS, read_json
 
 _HEAD = "supervised_head/linear_layer/dense/kernel"
 
@@ -82,26 +81,14 @@ def _recorded(folder: str, step: int) -> dict[str, Any]:
     """Returns what a run's folder or an export says of itself."""
     settings = read_settings(folder)
     if settings is None:
-        card = _read(os.path.join(folder, CARD_FILE))
+        card = read_json(os.path.join(folder, CARD_FILE))
         return {name: card[name] for name in DETAILS if name in card}
     details: dict[str, Any] = {"settings": settings}
     if isinstance(settings.get("dataset"), str):
         details["data_set"] = os.path.basename(os.path.normpath(settings["dataset"]))
         details["data_set"] += f" ({settings.get('train_split', 'train')})"
-    results = _read(os.path.join(folder, f"result_{step}.json"))
+    results = read_json(os.path.join(folder, f"result_{step}.json"))
     return {**details, "results": results} if results else details
-
-
-def _read(path: str) -> dict[str, Any]:
-    if not os.path.exists(path):
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(
-            f"Expected a readable JSON file at {path}; received: {error}. Mend or remove it."
-        ) from error
 
 
 def _build(settings: Mapping[str, Any], classes: int | None, folder: str) -> SimCLR | Classifier:

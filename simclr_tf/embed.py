@@ -1,0 +1,250 @@
+"""`python -m simclr_tf.embed --saved_model=DIR --dataset=... --output=FILE`: images to features."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from simclr_tf.commands import Arguments, run_command
+from simclr_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from simclr_tf.extraction import Extractor
+    from simclr_tf.feature_files import Names
+    from simclr_tf.feature_store import FeatureStore
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = Arguments(
+        "simclr_tf.embed",
+        "Writes the features of every image of a data set, with file names and labels. Typed\n"
+        "again after an interruption, the same command goes on where it stopped. Memory does not\n"
+        "grow with the number of images.",
+    )
+    add = arguments.add_argument
+    add("--saved_model", metavar="DIR", help="an export, ours or the original release's")
+    add(
+        "--checkpoint",
+        metavar="PATH",
+        help="in its place: a run's model_dir, a checkpoint, a .keras file, a file of the release",
+    )
+    add(
+        "--dataset",
+        required=True,
+        help="mnist_5k, a folder of images (with class folders or without), or a TFDS name",
+    )
+    add("--data_dir", metavar="DIR", help="where prepared TFDS data are kept")
+    add("--split", default="all", help="which images: train, test, train[:80%%], ...; default: all")
+    add(
+        "--eval_fraction",
+        type=float,
+        default=0.1,
+        help="share of a folder that training held out as test; default: 0.1",
+    )
+    add("--on_bad_image", choices=("skip", "fail"), default="skip", help="default: skip")
+    add("--endpoint", default="final_avg_pool", help="which output; default: final_avg_pool")
+    add("--image_size", type=int, help="side in pixels; default: what the export says of itself")
+    add("--batch_size", type=int, default=64, help="images at a time; default: 64")
+    add("--output", metavar="FILE", help="file to write: .npz, .parquet or .tsv")
+    add(
+        "--projector_dir",
+        metavar="DIR",
+        help="folder to make for TensorBoard's projector, with thumbnails; with --output or alone",
+    )
+    add("--overwrite", action="store_true", help="replace what is there once the new is complete")
+    return run_command(arguments, _embed, argv)
+
+
+def _embed(given: argparse.Namespace) -> None:
+    targets = _checked_targets(given)
+    extract, of_model = _load_model(given)
+    from simclr_tf.datasets import open_source
+    from simclr_tf.extraction import feature_batches, fingerprint
+    from simclr_tf.feature_files import Names
+    from simclr_tf.feature_store import FeatureStore, as_user_error
+    from simclr_tf.projector import thumbnail_side
+
+    kind = os.path.splitext(given.output or "")[1].lower()
+    if len(extract.shape) != 1 and (given.projector_dir or kind != ".npz"):
+        raise UserError(
+            f"Expected an endpoint of vectors for this output; received: {given.endpoint} of shape "
+            f"{extract.shape}. Write it as .npz, or choose final_avg_pool."
+        )
+    source = open_source(
+        given.dataset,
+        given.split,
+        data_dir=given.data_dir,
+        eval_fraction=given.eval_fraction,
+        on_bad_image=given.on_bad_image,
+    )
+    total = source.num_examples
+    assert total is not None
+    columns: dict[str, Any] = {"index": ("int64", ()), "features": ("float32", extract.shape)}
+    if source.labelled:
+        columns["label"] = ("int64", ())
+    side = None
+    if given.projector_dir:
+        side = thumbnail_side(total, min(extract.image_size))
+        columns["thumbnail"] = ("uint8", (side, side, 3))
+    files = None
+    if hasattr(source, "paths"):
+        root = os.path.expanduser(given.dataset)
+        files = [os.path.relpath(p, root).replace(os.sep, "/") for p in source.paths]
+    job = {
+        "model": of_model,
+        "data": fingerprint(source),
+        "endpoint": given.endpoint,
+        "image_size": list(extract.image_size),
+        "outputs": targets,
+        "columns": {name: [kind, list(shape)] for name, (kind, shape) in columns.items()},
+    }
+    work = f"{targets[0]}.partial"
+    store = FeatureStore(work, job, columns, restart=given.overwrite)
+    first, began = store.seen, time.monotonic()
+    if first:
+        print(f"Going on from image {first:,} of {total:,} ({work}).", flush=True)
+    bar = _progress(total, first)
+    try:
+        with source.user_errors():
+            for batch, seen in feature_batches(source, extract, given.batch_size, first, side):
+                store.append(batch, seen)
+                bar.update(seen - bar.n)
+        bar.close()
+        seconds = time.monotonic() - began
+        if not store.rows:
+            raise UserError(f"Expected readable images in '{given.dataset}'; received: none.")
+        with as_user_error(work):
+            _publish(store, Names(files, source.class_names), given)
+    except KeyboardInterrupt:
+        bar.close()
+        said = f"{store.seen:,} of {total:,} images are kept in {work}"
+        print(f"{said}; the same command goes on from there.", file=sys.stderr)
+        raise
+    finally:
+        bar.close()
+        store.close() if store.rows else store.remove()
+    size = " x ".join(map(str, (f"{store.rows:,}", *extract.shape)))
+    speed = f", {(store.seen - first) / max(seconds, 1e-9):,.0f} images/s" if first < total else ""
+    skipped = f", {total - store.rows} unreadable left out" if store.rows < total else ""
+    print(f"Wrote {' and '.join(targets)}: {size} {given.endpoint}{skipped}{speed}.")
+
+
+def _checked_targets(given: argparse.Namespace) -> list[str]:
+    """Checks the arguments; returns what is to be written."""
+    from simclr_tf.feature_files import check_output
+
+    if bool(given.saved_model) == bool(given.checkpoint):
+        count = "both" if given.saved_model else "neither"
+        raise UserError(f"Expected --saved_model or --checkpoint; received: {count}.")
+    if not given.output and not given.projector_dir:
+        raise UserError("Expected --output or --projector_dir; received: neither.")
+    for name in ("batch_size", "image_size"):
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            raise UserError(f"Expected --{name} of at least 1; received: {value}.")
+    targets = [os.path.expanduser(path) for path in (given.output, given.projector_dir) if path]
+    if given.output:
+        check_output(given.output)
+    for target in targets:
+        if os.path.lexists(target) and not given.overwrite:
+            raise UserError(
+                f"Expected a path that does not exist; received: {target}. Choose another one, or "
+                "pass --overwrite."
+            )
+    if given.output and os.path.isdir(targets[0]):
+        raise UserError(f"Expected --output to be a file; received: {targets[0]}, a folder.")
+    if given.projector_dir and os.path.lexists(targets[-1]):
+        config = os.path.join(targets[-1], "projector_config.pbtxt")
+        if not os.path.isfile(config) and os.listdir(targets[-1]):
+            raise UserError(
+                f"Expected projector files to overwrite; received: {targets[-1]}, which is "
+                "something else. Choose another --projector_dir."
+            )
+    return targets
+
+
+def _load_model(given: argparse.Namespace) -> tuple[Extractor, list[Any]]:
+    """Returns the model, and what tells it from another."""
+    from simclr_tf.extraction import Extractor, load_extractor
+
+    if given.saved_model:
+        extract = load_extractor(given.saved_model, given.endpoint, given.image_size)
+        return extract, ["saved_model", _weights_of_files(os.path.expanduser(given.saved_model))]
+    from tf_hub_export.input_contract import input_contract
+    from tf_hub_export.saved_model import endpoint_function
+    from tf_hub_export.sources import load_model
+
+    model, details = load_model(given.checkpoint)
+    settings = details.get("settings") or {}
+    contract = input_contract(model, given.image_size or settings.get("image_size"))
+    if contract.image_size is None:
+        raise UserError(f"Expected a model of images; received: inputs of {contract.shape}.")
+    forward = endpoint_function(model)
+    check = 0
+    for value in model.get_weights():
+        check = zlib.crc32(value.tobytes(), check)
+    extract = Extractor(lambda x: forward(x, False), given.endpoint, contract.image_size)
+    return extract, ["checkpoint", check]
+
+
+def _weights_of_files(folder: str) -> int:
+    """Returns a checksum of a SavedModel's files."""
+    check = 0
+    for base, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith((".json", ".md")):
+                continue
+            with open(os.path.join(base, name), "rb") as file:
+                while piece := file.read(1 << 20):
+                    check = zlib.crc32(piece, check)
+    return check
+
+
+def _progress(total: int, first: int) -> Any:
+    from tqdm import tqdm
+
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=first,
+        unit=" images",
+        unit_scale=True,
+        dynamic_ncols=interactive,
+        mininterval=0.5 if interactive else 15,  # a log file gets a line now and then
+        desc="Features",
+    )
+
+
+def _publish(store: FeatureStore, names: Names, given: argparse.Namespace) -> None:
+    """Writes the finished files in the work folder, puts them in place, removes the folder."""
+    from simclr_tf.feature_files import write_features
+    from simclr_tf.projector import write_projector
+
+    moves = []
+    if given.output:
+        kind = os.path.splitext(given.output)[1].lower()
+        made = os.path.join(store.folder, "output")
+        write_features(store, names, made, kind)
+        moves.append((made, os.path.expanduser(given.output)))
+    if given.projector_dir:
+        made = os.path.join(store.folder, "projector")
+        shutil.rmtree(made, ignore_errors=True)
+        os.makedirs(made)
+        write_projector(store, names, made, given.endpoint)
+        moves.append((made, os.path.expanduser(given.projector_dir)))
+    for made, target in moves:
+        if os.path.isdir(target):
+            os.rename(target, os.path.join(store.folder, "replaced"))
+        os.rename(made, target)
+    store.remove()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,575 @@
+"""`python -m simclr_tf.embed`: features of any data set, resumed to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from test_datasets import prepare
+
+from simclr_tf.data import evaluation_dataset
+from simclr_tf.datasets import open_source
+from simclr_tf.embed import main
+from simclr_tf.encoders import make_encoder
+from simclr_tf.feature_store import FeatureStore
+from simclr_tf.heads import ProjectionHead
+from simclr_tf.model import SimCLR
+from tf_hub_export import export_model
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model as a SavedModel in `module` and as a Keras file in `keras`."""
+    folder = tmp_path_factory.mktemp("exports")
+    head = ProjectionHead(out_dim=4, num_layers=2)
+    model = SimCLR(make_encoder("mlp:16", image_size=8), head, num_classes=3)
+    details = {"settings": {"image_size": 8}}
+    export_model(model, str(folder / "module"), details=details)
+    export_model(model, str(folder / "keras"), "keras", details=details)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, 23 readable images of several sizes, one broken file."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.RandomState(0)
+    for index in range(23):
+        home = folder / ("katze" if index % 3 else "hünd")
+        home.mkdir(exist_ok=True)
+        pixels = random.randint(0, 256, (8 + index, 30 - index, 3)).astype("uint8")
+        Image.fromarray(pixels).save(home / f"{index:02}.png")
+    (folder / "katze" / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture
+def embed(exports: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> Run:
+    """Runs the command in the test's folder; the model is the fixture's unless one is given."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        given = list(arguments)
+        if not any(a.startswith(("--saved_model", "--checkpoint")) for a in given):
+            given.append(f"--saved_model={exports / 'module'}")
+        capsys.readouterr()
+        code = main(["embed", *given])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def expected_features(exports: Path, dataset: str, split: str = "all") -> np.ndarray:
+    module = tf.saved_model.load(str(exports / "module"))
+    data = evaluation_dataset(open_source(dataset, split), batch_size=7, image_size=8)
+    return np.concatenate([module(x[0])["final_avg_pool"].numpy() for x in data])
+
+
+def interrupt_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the next batch is written."""
+    real, count = FeatureStore.append, [0]
+
+    def append(self: FeatureStore, *batch: Any) -> None:
+        if count[0] == batches:
+            raise KeyboardInterrupt
+        count[0] += 1
+        real(self, *batch)
+
+    monkeypatch.setattr(FeatureStore, "append", append)
+
+
+def test_a_folder_with_classes(exports: Path, photos: Path, embed: Run) -> None:
+    code, out, err = embed(f"--dataset={photos}", "--output=f.npz", "--batch_size=4")
+    assert code == 0, err
+    assert "Wrote f.npz: 23 x 16 final_avg_pool" in out and "images/s" in out
+    assert "Features: 100%" in err
+    with np.load("f.npz") as file:
+        got = dict(file)
+    assert set(got) == {"features", "index", "label", "class_names", "file"}
+    expected = expected_features(exports, str(photos))
+    np.testing.assert_allclose(got["features"], expected, rtol=1e-5, atol=1e-6)
+    assert got["features"].dtype == np.float32 and got["index"].tolist() == list(range(23))
+    assert got["class_names"].tolist() == ["hünd", "katze"]
+    assert len(set(got["file"])) == 23
+    for file, label in zip(got["file"], got["label"], strict=True):
+        assert (photos / file).is_file() and file.split("/")[0] == got["class_names"][label]
+    assert os.listdir() == ["f.npz"]
+    # Of one file alone: what stands in its row.
+    row = int(np.flatnonzero(got["file"] == "hünd/03.png")[0])
+    pixels = np.asarray(Image.open(photos / "hünd" / "03.png"))
+    view = tf.image.resize(pixels / np.float32(255), (8, 8), "bicubic", antialias=True)
+    module = tf.saved_model.load(str(exports / "module"))
+    alone = module(tf.clip_by_value(view, 0, 1)[None])["final_avg_pool"][0]
+    np.testing.assert_allclose(got["features"][row], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_files_of_every_kind_say_the_same(photos: Path, embed: Run) -> None:
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    for name in ("f.npz", "f.tsv", "f.parquet"):
+        assert embed(f"--dataset={photos}", f"--output={name}")[0] == 0
+    with np.load("f.npz") as file:
+        wanted = dict(file)
+    table = pyarrow.read_table("f.parquet").to_pydict()
+    assert list(table) == ["index", "file", "label", "class", "features"]
+    lines = [line.split("\t") for line in Path("f.tsv").read_text("utf-8").splitlines()]
+    assert lines[0] == ["index", "file", "label", "class", *(f"f{i}" for i in range(16))]
+    text = [list(column) for column in zip(*lines[1:], strict=True)]
+    for number, name in enumerate(("index", "file", "label")):
+        assert table[name] == wanted[name].tolist()
+        assert text[number] == [str(value) for value in wanted[name]]
+    classes = [wanted["class_names"][label] for label in wanted["label"]]
+    assert table["class"] == classes == text[3]
+    np.testing.assert_array_equal(np.float32(table["features"]), wanted["features"])
+    np.testing.assert_array_equal(np.float32(text[4:]).T, wanted["features"])
+
+
+def test_without_labels_or_files(exports: Path, photos: Path, embed: Run) -> None:
+    assert embed(f"--dataset={photos / 'katze'}", "--output=a.npz", "--split=train[:5]")[0] == 0
+    with np.load("a.npz") as file:
+        assert set(file) == {"features", "index", "file"} and len(file["file"]) == 5
+        assert all("/" not in name for name in file["file"])
+    assert embed("--dataset=mnist_5k", "--split=test[10:30]", "--output=b.npz")[0] == 0
+    with np.load("b.npz") as file:
+        assert set(file) == {"features", "index", "label", "class_names"}
+        _, labels = open_source("mnist_5k", "test[10:30]").as_numpy()
+        np.testing.assert_array_equal(file["label"], labels)
+        expected = expected_features(exports, "mnist_5k", "test[10:30]")
+        np.testing.assert_allclose(file["features"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tfds_set_goes_on(
+    exports: Path, tmp_path: Path, embed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path / "data", "tiny_set")
+    common = ["--dataset=tiny_set", "--data_dir=data", "--output=f.npz", "--batch_size=4"]
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        assert embed(*common)[0] == 130
+    code, out, err = embed(*common)
+    assert code == 0 and "Going on from image 4" in out, err
+    source = open_source("tiny_set", "all", data_dir="data")
+    data = evaluation_dataset(source, batch_size=4, image_size=8)
+    views, labels = zip(*data, strict=True)
+    module = tf.saved_model.load(str(exports / "module"))
+    expected = np.concatenate([module(view)["final_avg_pool"].numpy() for view in views])
+    with np.load("f.npz") as file:
+        assert set(file) == {"features", "index", "label", "class_names"}
+        np.testing.assert_array_equal(file["label"], np.concatenate(labels))
+        np.testing.assert_allclose(file["features"], expected, rtol=1e-5, atol=1e-6)
+        assert file["class_names"].tolist() == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("endpoint", ["final_avg_pool", "proj_head_output", "logits_sup"])
+def test_a_checkpoint_gives_what_its_export_gives(exports: Path, embed: Run, endpoint: str) -> None:
+    common = ["--dataset=mnist_5k", "--split=test[:9]", f"--endpoint={endpoint}"]
+    assert embed(*common, "--output=a.npz")[0] == 0
+    assert embed(*common, "--output=b.npz", f"--checkpoint={exports / 'keras'}")[0] == 0
+    with np.load("a.npz") as a, np.load("b.npz") as b:
+        assert a["features"].shape == (9, {"final": 16, "proj_": 4, "logit": 3}[endpoint[:5]])
+        np.testing.assert_allclose(a["features"], b["features"], rtol=1e-5, atol=1e-6)
+
+
+def test_foreign_modules(tmp_path: Path, embed: Run) -> None:
+    """A map as output, no model.json; a module that returns a tensor."""
+
+    class Maps(tf.Module):
+        @tf.function(
+            input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([], tf.bool)]
+        )
+        def __call__(self, x: tf.Tensor, trainable: bool = False) -> Any:  # noqa: N805
+            return {"map": x[:, ::2, ::2], "mean": tf.reduce_mean(x, [1, 2])}
+
+    class Bare(tf.Module):
+        def __init__(self) -> None:
+            self.call = tf.function(lambda x, trainable: tf.reduce_mean(x, [1, 2]))
+            self.call.get_concrete_function(tf.TensorSpec([None, 6, 6, 3]), trainable=False)
+            self.__call__ = self.call
+
+    tf.saved_model.save(Maps(), "maps")
+    common = ["--dataset=mnist_5k", "--split=test[:3]", "--saved_model=maps"]
+    code, _, err = embed(*common, "--output=f.npz", "--endpoint=map")
+    assert code == 2 and "Expected --image_size" in err
+    common.append("--image_size=6")
+    assert embed(*common, "--output=f.npz", "--endpoint=map")[0] == 0
+    with np.load("f.npz") as file:
+        assert file["features"].shape == (3, 3, 3, 3)
+    for output in ("--output=f.tsv", "--output=f.parquet", "--projector_dir=p"):
+        code, _, err = embed(*common, output, "--endpoint=map")
+        assert code == 2 and "an endpoint of vectors" in err and err.count("\n") == 1
+    code, _, err = embed(*common, "--output=g.npz")
+    assert code == 2 and "one of map, mean; received: 'final_avg_pool'" in err
+    tf.saved_model.save(Bare(), "bare")
+    common[2] = "--saved_model=bare"
+    assert embed(*common, "--output=g.npz", "--endpoint=output")[0] == 0
+    common[3] = "--image_size=7"
+    code, _, err = embed(*common, "--output=h.npz", "--endpoint=output")
+    assert code == 2 and "7 x 7" in err and err.count("\n") == 1
+    assert sorted(os.listdir()) == ["bare", "f.npz", "g.npz", "maps"]
+
+
+@pytest.mark.parametrize("damage", ["none", "too much", "too little"])
+def test_an_interrupted_run_goes_on(
+    photos: Path, embed: Run, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    common = [f"--dataset={photos}", "--batch_size=5"]
+    assert embed(*common, "--output=whole.npz")[0] == 0
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch)
+        code, _, err = embed(*common, "--output=f.npz")
+    assert code == 130
+    assert "10 of 23 images are kept in f.npz.partial; the same command goes on" in err
+    assert sorted(os.listdir()) == ["f.npz.partial", "whole.npz"]
+    if damage == "too much":  # a batch that was half written
+        with open("f.npz.partial/features.bin", "ab") as file:
+            file.write(b"half a row")
+    if damage == "too little":  # a power cut: the count reached the disk, the rows did not
+        os.truncate("f.npz.partial/label.bin", 7 * 8 + 3)
+    begun: list[int] = []
+    real = FeatureStore.append
+
+    def append(self: FeatureStore, *batch: Any) -> None:
+        begun.append(self.rows)
+        real(self, *batch)
+
+    monkeypatch.setattr(FeatureStore, "append", append)
+    code, out, err = embed(*common, "--output=f.npz")
+    assert code == 0, err
+    first = 7 if damage == "too little" else 10
+    assert begun[0] == first and f"Going on from image {first} of 23" in out
+    if damage == "too little":  # other batches: equal within rounding
+        with np.load("f.npz") as a, np.load("whole.npz") as b:
+            for name in b:
+                same = np.testing.assert_allclose if name == "features" else np.testing.assert_equal
+                same(a[name], b[name])
+    else:
+        assert Path("f.npz").read_bytes() == Path("whole.npz").read_bytes()
+    assert sorted(os.listdir()) == ["f.npz", "whole.npz"]
+
+
+def test_begun_work_is_not_mixed(
+    exports: Path, photos: Path, embed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        assert embed(f"--dataset={photos}", "--output=f.npz", "--batch_size=5")[0] == 130
+    before = {p.name: p.read_bytes() for p in Path("f.npz.partial").iterdir()}
+    for other, word in (
+        (["--endpoint=proj_head_output"], "endpoint (final_avg_pool there, proj_head_output now)"),
+        (["--split=train"], "data ("),
+        ([f"--checkpoint={exports / 'keras'}"], "model ("),
+        (["--projector_dir=p"], "outputs ("),
+    ):
+        code, _, err = embed(f"--dataset={photos}", "--output=f.npz", *other)
+        assert code == 2 and word in err and "--overwrite" in err and err.count("\n") < 3
+    held = FeatureStore("f.npz.partial", json.loads(before["job.json"]), {"index": ("int64", ())})
+    code, _, err = embed(f"--dataset={photos}", "--output=f.npz")
+    held.close()
+    assert code == 2 and "another process writes there" in err
+    assert {p.name: p.read_bytes() for p in Path("f.npz.partial").iterdir()} == before
+    changed = ["--split=train[:6]", "--output=f.npz", "--overwrite"]
+    assert embed(f"--dataset={photos}", *changed)[0] == 0
+    with np.load("f.npz") as file:
+        assert len(file["features"]) == 6
+    assert os.listdir() == ["f.npz"]
+
+
+def test_the_readmes_section(
+    exports: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command and its code, as they are printed."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme.split("\n## Features of many images\n")[1].split("\n## ")[0]
+    (line,) = re.findall("```sh\n(.*?)```", section, re.DOTALL)
+    (code,) = re.findall("```python\n(.*?)```", section, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("module").symlink_to(exports / "module")
+    Path("photos").symlink_to(photos)
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "simclr_tf.embed"] and main(words[2:]) == 0
+    Path("script.py").write_text(code)
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(".png") == 5
+
+
+def test_changed_images_are_noticed(
+    tmp_path: Path, embed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(6):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "in" / f"{index}.png")
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        assert embed("--dataset=in", "--output=f.npz", "--batch_size=2")[0] == 130
+    os.utime(tmp_path / "in" / "3.png", ns=(1, 1))
+    code, _, err = embed("--dataset=in", "--output=f.npz", "--batch_size=2")
+    assert code == 2 and "received: other data (" in err
+
+
+def test_what_is_finished_stays(photos: Path, embed: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = [f"--dataset={photos}", "--output=f.npz", "--projector_dir=p"]
+    assert embed(*common)[0] == 0
+    Path("p/mine").touch()
+    before = Path("f.npz").read_bytes()
+    code, _, err = embed(*common)
+    assert code == 2 and "Expected a path that does not exist; received: f.npz" in err
+    again = [*common, "--endpoint=proj_head_output", "--overwrite", "--batch_size=5"]
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch)
+        assert embed(*again)[0] == 130
+    assert Path("f.npz").read_bytes() == before and Path("p/mine").exists()
+    code, out, err = embed(*again)
+    assert code == 0 and "Going on from image 10" in out, err
+    with np.load("f.npz") as file:
+        assert file["features"].shape == (23, 4)
+    assert sorted(os.listdir()) == ["f.npz", "p"] and not Path("p/mine").exists()
+
+
+def test_projector_files(photos: Path, embed: Run) -> None:
+    projector = pytest.importorskip("tensorboard.plugins.projector.projector_config_pb2")
+    from google.protobuf import text_format
+
+    assert embed(f"--dataset={photos}", "--projector_dir=p", "--output=f.npz")[0] == 0
+    config = text_format.Parse(
+        Path("p/projector_config.pbtxt").read_text(), projector.ProjectorConfig()
+    )
+    (shown,) = config.embeddings
+    assert {*os.listdir("p")} == {
+        "projector_config.pbtxt", shown.tensor_path, shown.metadata_path, shown.sprite.image_path,
+    }  # fmt: skip
+    with np.load("f.npz") as file:
+        wanted = dict(file)
+    tensors = np.loadtxt(f"p/{shown.tensor_path}", np.float32, delimiter="\t")
+    np.testing.assert_array_equal(tensors, wanted["features"])
+    lines = [x.split("\t") for x in Path("p", shown.metadata_path).read_text("utf-8").splitlines()]
+    assert lines[0] == ["index", "file", "label", "class"] and len(lines) == 24
+    assert [line[1] for line in lines[1:]] == wanted["file"].tolist()
+    side = shown.sprite.single_image_dim[0]
+    sheet = np.asarray(Image.open(f"p/{shown.sprite.image_path}"))
+    assert side == 8 and sheet.shape == (5 * side, 5 * side, 3)
+    (view,) = next(iter(evaluation_dataset(
+        open_source(str(photos), "all"), batch_size=23, image_size=8
+    ).map(lambda image, label: (image,))))  # fmt: skip
+    for place, image in enumerate(np.round(view.numpy() * 255).astype("uint8")):
+        top, left = place // 5 * side, place % 5 * side
+        np.testing.assert_array_equal(sheet[top : top + side, left : left + side], image)
+    assert not sheet[-side:, 3 * side :].any()
+
+
+def test_tensorboard_reads_the_projector_files(photos: Path, embed: Run) -> None:
+    plugin = pytest.importorskip("tensorboard.plugins.projector.projector_plugin")
+    from tensorboard.plugins import base_plugin
+    from werkzeug.test import Client
+
+    assert embed("--dataset=mnist_5k", "--split=test[:7]", "--projector_dir=p")[0] == 0
+    assert os.listdir() == ["p"]
+    served = plugin.ProjectorPlugin(base_plugin.TBContext(logdir=os.path.abspath("p")))
+    pages = served.get_plugin_apps()
+    info = Client(pages["/info"]).get("/info?run=.").json["embeddings"][0]
+    assert info["tensorShape"] == [7, 16]
+    query = f"?run=.&name={info['tensorName']}"
+    tensor = Client(pages["/tensor"]).get(f"/tensor{query}&num_rows=7").data
+    first = np.frombuffer(tensor, np.float32)[:16]
+    expected = np.loadtxt("p/tensors.tsv", np.float32, delimiter="\t")[0]
+    np.testing.assert_array_equal(first, expected)
+    assert Client(pages["/metadata"]).get(f"/metadata{query}").data.count(b"\n") == 8
+    assert Client(pages["/sprite_image"]).get(f"/sprite_image{query}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "The following arguments are required: --dataset"),
+        (["--dataset=mnist_5k"], "Expected --output or --projector_dir; received: neither"),
+        (
+            ["--dataset=mnist_5k", "--output=f.csv"],
+            "end in .npz, .parquet, .tsv; received: 'f.csv'",
+        ),
+        (["--dataset=mnist_5k", "--output=f.npz", "--batch_size=0"], "--batch_size of at least 1"),
+        (["--dataset=mnist_5k", "--output=f.npz", "--checkpoint=a", "--saved_model=b"], "both"),
+        (["--dataset=mnist_5k", "--output=f.npz", "--saved_model="], "received: neither"),
+        (["--dataset=mnist_5k", "--output=f.npz", "--saved_model=no"], "holds no saved_model.pb"),
+        (["--dataset=mnist_5k", "--output=f.npz", "--split=x"], "Expected a split of 'mnist_5k'"),
+        (
+            ["--dataset=mnist_5k", "--output=f.npz", "--endpoint=x"],
+            "one of final_avg_pool, logits_sup, pr",
+        ),
+        (["--dataset=./nothing", "--output=f.npz"], "which does not exist"),
+        (["--dataset=mnist_5k", "--output=mine/f.npz/"], "end in .npz"),
+        (["--dataset=mnist_5k", "--output=thesis/a.npz"], "Expected to write in"),
+        (["--dataset=mnist_5k", "--output=mine.npz", "--overwrite"], "a file; received: mine.npz"),
+        (["--dataset=mnist_5k", "--projector_dir=mine.npz", "--overwrite"], "projector files to"),
+        (["--dataset=mnist_5k", "--output=g.npz", "--overwrite"], "a folder of something else"),
+    ],
+    ids=str,
+)
+def test_wrong_commands(embed: Run, tmp_path: Path, arguments: list[str], words: str) -> None:
+    for name in ("mine.npz", "g.npz.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "work").touch()
+    (tmp_path / "thesis").touch()
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = embed(*arguments)
+    assert code == 2 and words in err and err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_bad_image_stops_where_asked(tmp_path: Path, photos: Path, embed: Run) -> None:
+    code, _, err = embed(f"--dataset={photos}", "--output=f.npz", "--on_bad_image=fail")
+    assert code == 2 and "broken.jpg" in err and err.count("\n") == 1
+    assert os.listdir() == []
+
+
+def test_images_that_break_later_are_left_out(
+    tmp_path: Path, embed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their header is sound, so that the source lists them."""
+    from simclr_tf.datasets import decoding
+
+    (tmp_path / "in").mkdir()
+    for index in range(7):
+        Image.new("RGB", (8, 8), (30 * index, 0, 0)).save(tmp_path / "in" / f"{index}.png")
+    real = decoding.decode_file
+
+    def decode(path: str, *given: Any) -> Any:
+        if path.endswith("4.png"):
+            raise decoding.BadImageError("torn")
+        return real(path, *given)
+
+    monkeypatch.setattr(decoding, "decode_file", decode)
+    code, out, err = embed("--dataset=in", "--output=f.npz", "--batch_size=2")
+    assert code == 0 and "6 x 16 final_avg_pool, 1 unreadable left out" in out, err
+    with np.load("f.npz") as file:
+        assert len(file["features"]) == 6 and "4.png" not in file["file"]
+        assert sorted(file["file"])[0] == "0.png"
+        names = [f"{n}" for n in file["file"]]
+    monkeypatch.setattr(decoding, "decode_file", real)
+    assert embed("--dataset=in", "--output=g.npz")[0] == 0
+    with np.load("g.npz") as whole, np.load("f.npz") as file:
+        rows = {name: row for name, row in zip(whole["file"], whole["features"], strict=True)}
+        np.testing.assert_allclose(file["features"], [rows[n] for n in names], atol=1e-6)
+
+
+def test_answers_without_tensorflow(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from simclr_tf.embed import main\n"
+        "sys.modules['pyarrow'] = None\n"
+        "codes = []\n"
+        "for line in ([], ['--help'], ['--saved_model=a', '--dataset=b', '--output=c.parquet'],\n"
+        "             ['--saved_model=a', '--dataset=b', '--output=taken.npz']):\n"
+        "    try:\n        codes.append(main(['x', *line]))\n"
+        "    except SystemExit as stop:\n        codes.append(stop.code)\n"
+        "assert codes == [2, 0, 2, 2], codes\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    (tmp_path / "taken.npz").touch()
+    root = str(Path(sys.modules["simclr_tf"].__file__).parents[1])  # type: ignore[arg-type]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{program}"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--projector_dir" in done.stdout and "train[:80%]" in done.stdout
+    assert "pip install 'simclr-tf[parquet]'" in done.stderr
+
+
+def process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Starts the command in a process, which prints its peak of memory at its end."""
+    program = (
+        "import sys; from simclr_tf.embed import main\n"
+        "code = main(['embed', *sys.argv[1:]])\n"
+        "print([x.split()[1] for x in open('/proc/self/status') if x.startswith('VmHWM')][0])\n"
+        "sys.exit(code)"
+    )
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+class Wide(tf.Module):
+    """2,048 features, so that 20,000 of them are 164 MB; next to nothing to compute."""
+
+    def __init__(self) -> None:
+        random = tf.random.stateless_normal([8 * 8 * 3, 2048], [0, 1])
+        self.kernel = tf.Variable(random)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3]), tf.TensorSpec([], tf.bool)])
+    def __call__(self, x: tf.Tensor, trainable: bool = False) -> dict[str, tf.Tensor]:
+        return {"final_avg_pool": tf.reshape(x, [-1, 192]) @ self.kernel}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wide module, and 20,000 small files in `large`, 2,000 of them in `small` too."""
+    folder = tmp_path_factory.mktemp("many")
+    tf.saved_model.save(Wide(), str(folder / "wide"))
+    for name, count in (("small", 2_000), ("large", 20_000)):
+        home = folder / name
+        home.mkdir()
+        for index in range(count):
+            picture = home / f"{index:05}.png"
+            if index % 1000:
+                os.link(home / f"{index - index % 1000:05}.png", picture)
+            else:
+                Image.new("RGB", (8, 8), (index // 100, 0, 0)).save(picture)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")
+@pytest.mark.parametrize("output", ["f.npz", "f.parquet"])
+def test_memory_does_not_grow_with_the_images(many: Path, tmp_path: Path, output: str) -> None:
+    peak = {}
+    for name in ("small", "large"):
+        done = process(
+            tmp_path, f"--saved_model={many / 'wide'}", f"--dataset={many / name}",
+            "--image_size=8", f"--output={name}-{output}", f"--projector_dir={name}-p",
+        )  # fmt: skip
+        said, errors = done.communicate(timeout=600)
+        assert done.returncode == 0, errors[-2000:]
+        peak[name] = int(said.split()[-1]) / 1024
+        print(output, name, f"{peak[name]:.0f} MB", said.splitlines()[-2])
+    # The features alone are 164 MB, thumbnails 4; paths and headers of the source are 7.
+    assert peak["large"] - peak["small"] < 60, peak
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_a_killed_process_goes_on(many: Path, tmp_path: Path) -> None:
+    common = [f"--saved_model={many / 'wide'}", "--image_size=8", "--batch_size=4"]
+    common.append(f"--dataset={many / 'small'}")
+    first = process(tmp_path, *common, "--output=f.npz")
+    state = tmp_path / "f.npz.partial" / "state.json"
+    deadline = time.monotonic() + 300
+    while not (state.exists() and json.loads(state.read_text())["rows"] >= 400):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert not (tmp_path / "f.npz").exists()
+    for name in ("f.npz", "whole.npz"):
+        done = process(tmp_path, *common, f"--output={name}")
+        said, errors = done.communicate(timeout=600)
+        assert done.returncode == 0, errors[-2000:]
+        assert ("Going on from image" in said) == (name == "f.npz")
+    assert (tmp_path / "f.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.npz", "whole.npz"]
