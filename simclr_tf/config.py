@@ -211,6 +211,15 @@ class Config:
         -1, "Fine-tuning", "Freeze up to this block: -1 trains all, 0 freezes the stem, 4 leaves "
         "only the heads.", at_least=-1, at_most=4,
     )  # fmt: skip
+    label_fraction: float = _flag(
+        1.0, "Fine-tuning", "Share of each class's labels that is used, at least one image each; "
+        "model_dir/labelled_images.csv lists which. A list that is there already is used.",
+        above=0, at_most=1,
+    )  # fmt: skip
+    label_seed: int = _flag(
+        0, "Fine-tuning", "Draws which labels; apart from seed, so that teacher and student see "
+        "the same.", at_least=0, below=2**31,
+    )  # fmt: skip
 
     eval_batch_size: int = _flag(
         256, "Evaluation", "Images per evaluation step.", run=True, at_least=1

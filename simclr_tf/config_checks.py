@@ -140,6 +140,11 @@ def _check_model(config: Config) -> None:
             "Expected micro_batch_size=0 with --train_mode=finetune (it is for the contrastive "
             f"loss); received: {config.micro_batch_size}."
         )
+    if config.train_mode == "pretrain" and config.label_fraction < 1:
+        raise UserError(
+            "Expected label_fraction=1 while pretraining, which learns from all images; received: "
+            f"{config.label_fraction}. To fine-tune on few labels, pass --train_mode=finetune."
+        )
     layers = {"none": 0, "linear": 1, "nonlinear": config.num_proj_layers}[config.proj_head_mode]
     if config.ft_proj_selector > layers:
         raise UserError(

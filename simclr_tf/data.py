@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,12 @@ import tensorflow as tf
 from absl import logging
 
 from simclr_tf import image_ops
-from simclr_tf.datasets.source import ImageSource, InMemorySource, resize_to_uint8
+from simclr_tf.datasets.source import (
+    ImageSource,
+    InMemorySource,
+    machine_memory,
+    resize_to_uint8,
+)
 from simclr_tf.errors import UserError
 
 _EVALUATION_CROP = 0.875  # the release; none at or below 32 pixels
@@ -302,10 +306,10 @@ def _local_batch(batch_size: int, context: tf.distribute.InputContext | None) ->
 
 def _require_memory(source: ImageSource, canvas: int | None) -> None:
     sides = (canvas, canvas) if canvas is not None else source.image_shape[:2]
-    if None in sides or source.num_examples is None or not hasattr(os, "sysconf"):
+    have = machine_memory()
+    if None in sides or source.num_examples is None or have is None:
         return
     need = source.num_examples * math.prod(sides) * 3  # type: ignore[arg-type]
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > 0.8 * have:
         raise UserError(
             f"Expected the decoded images of '{source.name}' to fit in memory "

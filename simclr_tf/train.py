@@ -21,6 +21,7 @@ from simclr_tf.compat import build_optimizer
 from simclr_tf.config import Config
 from simclr_tf.data import evaluation_dataset, training_dataset
 from simclr_tf.datasets import ImageSource, open_source
+from simclr_tf.datasets.labelled import LIST_FILE, find_labelled, write_labelled
 from simclr_tf.devices import accelerated, make_strategy
 from simclr_tf.encoders import make_encoder
 from simclr_tf.errors import UserError
@@ -97,6 +98,10 @@ class Run:
         self.train_source = self._open(config.train_split)
         self.eval_source = None if config.mode == "train" else self._open(config.eval_split)
         self._check_data()
+        self.whole_source = self.train_source
+        self.labelled: np.ndarray | None = None
+        if config.label_fraction < 1:
+            self._restrict_labels()
         self.train_steps = get_train_steps(
             self.train_source.num_examples,
             config.train_epochs,
@@ -147,6 +152,20 @@ class Run:
                 f"Expected as many classes in {config.eval_split} as in {config.train_split}; "
                 f"received: {other.num_classes} and {source.num_classes}. Mend the data set."
             )
+
+    def _restrict_labels(self) -> None:
+        """Leaves a share of the labels: chosen images alone, or all images with few labels."""
+        config, whole = self.config, self.whole_source
+        with _data_errors(whole):
+            self.labelled = find_labelled(
+                whole,
+                config.label_fraction,
+                config.label_seed,
+                os.path.join(self.model_dir, LIST_FILE),
+                check=config.mode != "eval",
+            )
+        self.train_source = whole.subset(self.labelled)
+        self.train_source.split = f"{whole.split}, label_fraction {config.label_fraction:g}"
 
     def _make_encoder(self, weights: str | None = None) -> keras.Model:
         config = self.config
@@ -265,6 +284,11 @@ class Run:
             with _data_errors(source):
                 data = self._training_data(first_step)
         # Only now: settings that cannot work must not claim the folder.
+        if self.labelled is not None:
+            path = os.path.join(self.model_dir, LIST_FILE)
+            write_labelled(self.whole_source, self.labelled, path)
+            whole = self.whole_source.num_examples
+            _say(f"Using the labels of {len(self.labelled)} of {whole} images, listed in {path}.")
         run_folder.write_json(os.path.join(self.model_dir, run_folder.FLAGS_FILE), config.to_dict())
         if data is None:
             _say(f"Already trained to step {first_step} of {self.train_steps}.")

@@ -541,6 +541,8 @@ COMMANDS = {
     "views on the host": ["--augment_on=host", "--augmentations=crop,flip,color,blur",
                           "--crop_area_min=0.2", "--mode=train_then_eval"],
     "fine-tuning, views on the host": [*TUNE, "--augment_on=host", "--mode=train_then_eval"],
+    "few labels": [*TUNE, "--label_fraction=0.25", "--label_seed=3", "--train_batch_size=4",
+                   "--mode=train_then_eval"],
     "cached": ["--cache_dataset", "--color_jitter_strength=0.5",
                "--augmentations=crop,flip,color"],
     "v1 brightness": ["--brightness=v1", "--augmentations=crop,color", "--on_bad_image=skip"],

@@ -67,7 +67,8 @@ OURS = {
     "variable_schema", "train_summary_steps", "seed", "mixed_precision", "encoder",
     "encoder_weights", "augmentations", "brightness", "strategy", "cpu_replicas", "augment_on",
     "on_bad_image", "eval_fraction", "crop_area_min", "jit_compile", "eval_baselines",
-    "lineareval_loss_weight", "micro_batch_size", "augment_jit_compile",
+    "lineareval_loss_weight", "micro_batch_size", "augment_jit_compile", "label_fraction",
+    "label_seed",
 }  # fmt: skip
 
 
@@ -185,6 +186,8 @@ WRONG = [
     ({"variable_schema": "(unclosed"}, "variable_schema to be a regular expression"),
     ({"cpu_replicas": 3}, "multiple of cpu_replicas=3"),
     ({"use_tpu": True, "strategy": "mirrored"}, "strategy auto or tpu"),
+    ({"label_fraction": 0.0, "train_mode": "finetune"}, "label_fraction > 0 and <= 1"),
+    ({"label_fraction": 0.1}, "label_fraction=1 while pretraining"),
     ({"image_size": "big"}, "image_size to be of type int; received: 'big'"),
     ({"image_size": True}, "image_size to be of type int; received: True"),
     ({"use_blur": 1}, "use_blur to be of type bool; received: 1"),

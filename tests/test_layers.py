@@ -28,9 +28,11 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         " applications keras_cv_backbones devices"
         " datasets.decoding datasets.source datasets.splits",
         "config resnet heads color_ops extra_views feature_files tf_hub_export.comparison"
-        " datasets.folder_layout datasets.mnist datasets.tfds_source datasets.user",
+        " datasets.folder_layout datasets.mnist datasets.chosen_records datasets.user"
+        " datasets.labelled",
         # Where images come from, what a view is, what turns images into features.
-        "augment_options encoders datasets.folder run_folder architecture projector",
+        "augment_options encoders datasets.folder datasets.tfds_source run_folder architecture"
+        " projector",
         "host_augment datasets stored_weights compiled_views",
         "augment",
         # What feeds a model and what one step does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from concurrent import futures
 from typing import Any
@@ -12,7 +13,7 @@ from absl import logging
 
 from simclr_tf.datasets import decoding
 from simclr_tf.datasets.folder_layout import read_layout
-from simclr_tf.datasets.source import IndexedSource
+from simclr_tf.datasets.source import IndexedSource, only_at
 from simclr_tf.datasets.splits import resolve_split
 from simclr_tf.errors import UserError
 
@@ -193,6 +194,30 @@ class FolderSource(IndexedSource):
         if self._labels is not None:
             example["label"] = tf.ensure_shape(tf.gather(self._labels, index), [])
         return example
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the labels, int64 (N,)."""
+        return self._labels
+
+    def subset(self, positions: np.ndarray) -> FolderSource:
+        """Returns a source of the files at these positions alone."""
+        chosen = copy.copy(self)
+        chosen.paths = [self.paths[i] for i in positions]
+        chosen._labels = None if self._labels is None else self._labels[positions]
+        chosen.num_examples = len(positions)
+        chosen.bad_images = list(self.bad_images)
+        return chosen
+
+    def hide_labels(self, shown: np.ndarray) -> FolderSource:
+        """Returns a source of the same files whose labels are -1 but at these positions."""
+        hidden = copy.copy(self)
+        hidden._labels = only_at(self._labels, shown)
+        return hidden
+
+    def file_names(self) -> list[str]:
+        """Returns the files' paths below the folder."""
+        root = os.path.expanduser(self.name)
+        return [os.path.relpath(path, root) for path in self.paths]
 
     def _load(
         self, first: int, min_side: int | None, replace_bad: bool

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -103,6 +105,31 @@ class ImageSource(abc.ABC):
             'image' (h, w, c), uint8 or float32 in [0, 1]; 'size' int32 (height, width) of the
             original; 'ok', False for an unreadable image; where labelled, 'label' int64.
         """
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the labels, int64 (N,), in the fixed order."""
+        labels = self.ordered_keys().map(lambda key: self.decode(key)["label"], tf.data.AUTOTUNE)
+        return np.fromiter(labels.as_numpy_iterator(), np.int64)
+
+    @abc.abstractmethod
+    def subset(self, positions: np.ndarray) -> ImageSource:
+        """Returns a source of the images at these positions of the fixed order alone.
+
+        Args:
+            positions: int64 (n,), ascending.
+        """
+
+    @abc.abstractmethod
+    def hide_labels(self, shown: np.ndarray) -> ImageSource:
+        """Returns a source of the same images whose labels are -1 but at these positions.
+
+        Args:
+            shown: int64 (n,), positions in the fixed order.
+        """
+
+    def file_names(self) -> list[str] | None:
+        """Returns the images' files in the fixed order; None where an image is no file."""
+        return None
 
     def raise_if_bad(self) -> None:
         """Raises the UserError of the unreadable image that stopped the run, if one did."""
@@ -257,6 +284,45 @@ class InMemorySource(IndexedSource):
         if self._labels is not None:
             example["label"] = tf.gather(self._labels, key)
         return example
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the labels, int64 (N,)."""
+        return self._labels.numpy()
+
+    def subset(self, positions: np.ndarray) -> InMemorySource:
+        """Returns a source of the images at these positions alone."""
+        chosen = copy.copy(self)
+        chosen.num_examples = len(positions)
+        with tf.device("CPU:0"):
+            if self.decodes_batches:
+                chosen._images = tf.gather(self._images, positions)
+            else:
+                chosen._images = [self._images[i] for i in positions]
+            for name in ("_labels", "_sizes"):
+                values = getattr(self, name)
+                setattr(chosen, name, None if values is None else tf.gather(values, positions))
+        return chosen
+
+    def hide_labels(self, shown: np.ndarray) -> InMemorySource:
+        """Returns a source of the same images whose labels are -1 but at these positions."""
+        hidden = copy.copy(self)
+        with tf.device("CPU:0"):
+            hidden._labels = tf.constant(only_at(self.read_labels(), shown))
+        return hidden
+
+
+def only_at(labels: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Returns labels (N,) with -1 everywhere but at the positions `shown`."""
+    kept = np.full_like(labels, -1)
+    kept[shown] = labels[shown]
+    return kept
+
+
+def machine_memory() -> int | None:
+    """Returns this machine's memory in bytes; None where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def shuffle_for_epoch(

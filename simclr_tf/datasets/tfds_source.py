@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from simclr_tf.datasets.chosen_records import ChosenRecords
 from simclr_tf.datasets.source import ImageSource, shuffle_for_epoch
 from simclr_tf.datasets.splits import SplitRange, resolve_split
 from simclr_tf.errors import UserError
@@ -134,18 +137,23 @@ class TfdsSource(ImageSource):
         wanted = {key: True for key in (self._image_key, self._label_key) if key is not None}
         # Other features, masks for example, are not even decoded.
         self._features = tfds.decode.PartialDecoding(wanted).extract_features(info.features)
+        self._shown: tf.Tensor | None = None  # bool (N,): labels that are not hidden
         splits = [info.splits[r.name] for r in ranges]
         stored = sum(s.num_bytes or 0 for s in splits) // sum(s.num_examples for s in splits)
         self._record_bytes = stored or _GUESSED_RECORD_BYTES
         # 'train[3:8]' in absolute numbers: TFDS finds the files, whatever the expression was.
         slices = [f"{r.name}[{r.start}:{r.stop}]" for r in ranges]
         files = [f for part in slices for f in info.splits[part].file_instructions]
+        takes = np.array([f.take for f in files], np.int64)
         self._files = (
             [os.fspath(f.filename) for f in files],
             tf.constant([f.skip for f in files], tf.int64),
-            tf.constant([f.take for f in files], tf.int64),
+            tf.constant(takes),
+            tf.constant(np.cumsum(takes) - takes),  # positions of the files' first records
         )
         if self._label_key is not None:
+            alone = tfds.decode.PartialDecoding({self._label_key: True})
+            self._label_feature = alone.extract_features(info.features)
             self._use_labels(info.features[self._label_key])
 
     def _use_labels(self, feature: Any) -> None:
@@ -159,20 +167,20 @@ class TfdsSource(ImageSource):
 
     def ordered_keys(self) -> tf.data.Dataset:
         """Returns the records in the order of the files."""
-        return tf.data.Dataset.from_tensor_slices(self._files).flat_map(_read)
+        return tf.data.Dataset.from_tensor_slices(self._files).flat_map(self._read)
 
     def shuffled_keys(self, epoch: tf.Tensor, seed: int, buffer_bytes: int) -> tf.data.Dataset:
         """Returns the records shuffled through a buffer of at most `buffer_bytes`."""
-        names, skips, takes = self._files
+        names = self._files[0]
         draws = tf.random.stateless_uniform(
             [len(names)], [seed % 2**31, epoch % 2**31], None, None, tf.int32
         )
         order = tf.argsort(draws)
         files = tf.data.Dataset.from_tensor_slices(
-            tuple(tf.gather(values, order) for values in (names, skips, takes))
+            tuple(tf.gather(values, order) for values in self._files)
         )
         records = files.interleave(
-            _read,
+            self._read,
             cycle_length=min(_READ_FILES_AT_ONCE, len(names)),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
@@ -185,7 +193,8 @@ class TfdsSource(ImageSource):
     ) -> dict[str, tf.Tensor]:
         """Decodes one record; grey becomes RGB, 16 bits become 8."""
         del min_side, replace_bad  # TFDS has checked the images when it prepared them
-        features = self._features.deserialize_example(key)
+        record, shown = (key["record"], key["shown"]) if isinstance(key, dict) else (key, None)
+        features = self._features.deserialize_example(record)
         image = features[self._image_key]
         if image.dtype == tf.uint16:
             image = tf.cast((tf.cast(image, tf.int32) * 255 + 32767) // 65535, tf.uint8)
@@ -194,12 +203,43 @@ class TfdsSource(ImageSource):
         image = tf.ensure_shape(image[..., :3], self.image_shape)
         example = {"image": image, "size": tf.shape(image)[:2], "ok": tf.constant(True)}
         if self.labelled:
-            example["label"] = tf.cast(features[self._label_key], tf.int64)
+            label = tf.cast(features[self._label_key], tf.int64)
+            example["label"] = label if shown is None else tf.where(shown, label, -1)
         return example
 
+    def _read(
+        self, path: tf.Tensor, skip: tf.Tensor, take: tf.Tensor, first: tf.Tensor
+    ) -> tf.data.Dataset:
+        """Returns the keys of one file."""
+        records = tf.data.TFRecordDataset(path).skip(skip).take(take)
+        if self._shown is None:
+            return records
+        shown = tf.data.Dataset.from_tensor_slices(self._shown[first : first + take])
+        pairs = tf.data.Dataset.zip((records, shown))
+        return pairs.map(lambda record, flag: {"record": record, "shown": flag})
 
-def _read(path: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
-    return tf.data.TFRecordDataset(path).skip(skip).take(take)
+    def read_labels(self) -> np.ndarray:
+        """Returns the labels, int64 (N,): one pass over the records, which decodes no image."""
+        logging.info("Reading the %d labels of '%s' ...", self.num_examples, self.name)
+
+        def label_of(record: tf.Tensor) -> tf.Tensor:
+            example = self._label_feature.deserialize_example(record)
+            return tf.cast(example[self._label_key], tf.int64)
+
+        labels = self.ordered_keys().map(label_of, tf.data.AUTOTUNE, deterministic=True)
+        return np.fromiter(labels.prefetch(1024).as_numpy_iterator(), np.int64)
+
+    def subset(self, positions: np.ndarray) -> ChosenRecords:
+        """Returns a source of the records at these positions alone, which it keeps in memory."""
+        return ChosenRecords(self, positions, self._record_bytes)
+
+    def hide_labels(self, shown: np.ndarray) -> TfdsSource:
+        """Returns a source of the same records whose labels are -1 but at these positions."""
+        hidden = copy.copy(self)
+        flags = np.zeros(self.num_examples, bool)
+        flags[shown] = True
+        hidden._shown = tf.constant(flags)
+        return hidden
 
 
 def _image_and_label_keys(dataset: str, info: Any) -> tuple[str, str | None]:

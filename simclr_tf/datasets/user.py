@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from simclr_tf.datasets.source import ImageSource, shuffle_for_epoch
@@ -117,6 +119,35 @@ class UserSource(ImageSource):
         if self.labelled:
             example["label"] = tf.cast(key["label"], tf.int64)
         return example
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the labels, int64 (N,), by one pass over the elements."""
+        labels = self._dataset.map(lambda element: tf.cast(element["label"], tf.int64))
+        return np.fromiter(labels.as_numpy_iterator(), np.int64)
+
+    def subset(self, positions: np.ndarray) -> UserSource:
+        """Returns a source of the elements at these positions alone; each pass reads all."""
+        chosen = copy.copy(self)
+        wanted = tf.constant(positions, tf.int64)
+        chosen._dataset = (
+            self._dataset.enumerate()
+            .filter(lambda position, element: tf.reduce_any(wanted == position))
+            .map(lambda position, element: element)
+        )
+        chosen.num_examples = len(positions)
+        return chosen
+
+    def hide_labels(self, shown: np.ndarray) -> UserSource:
+        """Returns a source of the same elements whose labels are -1 but at these positions."""
+        hidden = copy.copy(self)
+        kept = tf.constant(shown, tf.int64)
+
+        def hide(position: tf.Tensor, element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            label = tf.cast(element["label"], tf.int64)
+            return {**element, "label": tf.where(tf.reduce_any(kept == position), label, -1)}
+
+        hidden._dataset = self._dataset.enumerate().map(hide)
+        return hidden
 
 
 def _flat(element: tuple[Any, ...], has_label: bool) -> dict[str, tf.Tensor]:

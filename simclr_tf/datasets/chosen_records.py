@@ -1,0 +1,85 @@
+"""Some records of a data set that is read in sequence, kept in memory: epochs skip the rest."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from simclr_tf.datasets.source import ImageSource, IndexedSource, machine_memory
+from simclr_tf.errors import UserError
+
+
+class ChosenRecords(IndexedSource):
+    """Chosen records, undecoded; they are read in one pass when the first of them is asked for.
+
+    Args:
+        whole: The data set; its keys are serialised records, scalar strings.
+        positions: int64 (n,), ascending: which, in the fixed order.
+        record_bytes: About how large one is.
+
+    Raises:
+        UserError: They would take more than half of this machine's memory.
+
+    Example:
+        >>> ChosenRecords(open_tfds("cifar10", "train"), np.arange(0, 50_000, 100), 2_000)
+    """
+
+    def __init__(self, whole: ImageSource, positions: np.ndarray, record_bytes: int) -> None:
+        super().__init__(
+            name=whole.name,
+            split=whole.split,
+            num_examples=len(positions),
+            num_classes=whole.num_classes,
+            class_names=whole.class_names,
+            image_shape=whole.image_shape,
+        )
+        need, have = len(positions) * record_bytes, machine_memory()
+        if have is not None and need > have / 2:
+            raise UserError(
+                f"Expected the chosen images of '{whole.name}' to fit in half of this machine's "
+                f"memory ({have / 2**31:.0f} GiB); received: {len(positions)} of about "
+                f"{need / 2**30:.0f} GiB. Choose fewer, or a split such as train[:10%]."
+            )
+        self._whole, self._positions, self._record_bytes = whole, positions, record_bytes
+        self._records: tf.Tensor | None = None
+        self._shown: tf.Tensor | None = None  # bool (n,): labels that are not hidden
+
+    def _load(self) -> tf.Tensor:
+        # Outside the function that tf.data may be tracing now.
+        with tf.init_scope(), tf.device("CPU:0"):
+            if self._records is None:
+                logging.info("Reading %d records of '%s' ...", self.num_examples, self.name)
+                flags = np.zeros(self._whole.num_examples, bool)
+                flags[self._positions] = True
+                chosen = tf.constant(flags)
+                records = self._whole.ordered_keys().enumerate()
+                records = records.filter(lambda position, record: chosen[position])
+                records = records.map(lambda position, record: record).prefetch(64)
+                self._records = tf.constant(list(records.as_numpy_iterator()), tf.string)
+        return self._records
+
+    def decode(
+        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """Decodes the record with index `key`, as the whole data set does."""
+        record = tf.gather(self._load(), key)
+        example = self._whole.decode(record, min_side=min_side, replace_bad=replace_bad)
+        if self._shown is not None:
+            example["label"] = tf.where(tf.gather(self._shown, key), example["label"], -1)
+        return example
+
+    def subset(self, positions: np.ndarray) -> ChosenRecords:
+        """Returns a source of some of these records."""
+        return ChosenRecords(self._whole, self._positions[positions], self._record_bytes)
+
+    def hide_labels(self, shown: np.ndarray) -> ChosenRecords:
+        """Returns a source of the same records whose labels are -1 but at these positions."""
+        hidden = copy.copy(self)
+        flags = np.zeros(self.num_examples, bool)
+        flags[shown] = True
+        hidden._shown = tf.constant(flags)
+        return hidden

@@ -1,0 +1,257 @@
+"""A share of the labels: which images, from every kind of source, and the list that is kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_command_line import ONE_STEP, TUNE, command, results, working_folder, write_folder
+from test_datasets import prepare
+
+from simclr_tf.data import in_memory, training_dataset
+from simclr_tf.datasets import ImageSource, open_source, source_from_dataset
+from simclr_tf.datasets.labelled import LIST_FILE, choose_labelled, find_labelled, write_labelled
+from simclr_tf.errors import UserError
+
+__all__ = ["command", "working_folder"]  # fixtures
+
+SOURCES = ("mnist_5k", "folder", "TFDS", "tf.data")
+FEW = [*TUNE, *ONE_STEP, "--label_fraction=0.25", "--train_batch_size=4", "--model_dir=run"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ImageSource]:
+    folder = tmp_path_factory.mktemp("sources")
+    write_folder(folder / "photos/train", {"a": 12, "b": 6, "c": 1})
+    prepare(folder / "tfds", "few_labels")
+
+    def opened(kind: str) -> ImageSource:
+        if kind == "mnist_5k":
+            return open_source(kind, "train[:200]")
+        if kind == "folder":
+            return open_source(str(folder / "photos"), "train")
+        if kind == "TFDS":  # its records lie in four files; the split cuts through two of them
+            return open_source("few_labels", "train[2:-2]", data_dir=str(folder / "tfds"))
+        images = np.arange(20, dtype="uint8")[:, None, None, None] + np.zeros((1, 4, 4, 3), "uint8")
+        data = tf.data.Dataset.from_tensor_slices((images, np.arange(20) % 3))
+        return source_from_dataset(data, num_classes=3)
+
+    return opened
+
+
+def examples(source: ImageSource, shuffled: bool = False) -> list[tuple[bytes, int]]:
+    """Returns every image, as bytes, with its label."""
+    keys = source.shuffled_keys(tf.constant(0, tf.int64), 0, 1 << 20)
+    keys = keys if shuffled else source.ordered_keys()
+    decoded = keys.map(lambda key: source.decode(key)).as_numpy_iterator()
+    return [(e["image"].tobytes(), int(e["label"])) for e in decoded]
+
+
+# Which.
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.01, 0.1, 0.25, 1.0])
+def test_same_share_of_every_class_and_at_least_one(fraction: float) -> None:
+    labels = np.random.RandomState(0).choice(5, 1000, p=[0.5, 0.3, 0.15, 0.045, 0.005])
+    found = Counter(labels[choose_labelled(labels, fraction, seed=0)].tolist())
+    for label in range(5):
+        count = sum(1 for other in labels if other == label)
+        wanted = max(1, next(n for n in range(count + 1) if n + 0.5 > fraction * count))
+        assert found[label] == wanted
+
+
+def test_draw_follows_the_seed_and_small_shares_lie_in_large_ones() -> None:
+    labels = np.arange(300) % 3
+    small, large = (choose_labelled(labels, fraction, 7) for fraction in (0.1, 0.3))
+    assert len(small) == 30 and len(large) == 90 and set(small) < set(large)
+    assert list(small) == sorted(set(small))
+    np.testing.assert_array_equal(small, choose_labelled(labels, 0.1, 7))
+    assert set(small) != set(choose_labelled(labels, 0.1, 8))
+    # Classes of equal size and place are not drawn alike.
+    assert {p // 3 for p in small if p % 3 == 0} != {p // 3 for p in small if p % 3 == 1}
+
+
+# From every kind of source.
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_labels_are_those_of_the_images(source: Callable, kind: str) -> None:
+    opened = source(kind)
+    assert opened.read_labels().tolist() == [label for _, label in examples(opened)]
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_subset_holds_the_chosen_images_alone(source: Callable, kind: str) -> None:
+    whole = source(kind)
+    everything = examples(whole)
+    positions = np.array([1, 4, 5, len(everything) - 1])
+    subset = whole.subset(positions)
+    wanted = [everything[position] for position in positions]
+    assert subset.num_examples == 4 and subset.num_classes == whole.num_classes
+    assert examples(subset) == wanted
+    assert sorted(examples(subset, shuffled=True)) == sorted(wanted)
+    assert subset.read_labels().tolist() == [label for _, label in wanted]
+    again = subset.subset(np.array([0, 2]))
+    assert examples(again) == [wanted[0], wanted[2]]
+    assert examples(whole) == everything, "the whole set has changed"
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_hidden_labels_are_minus_one_and_images_stay(source: Callable, kind: str) -> None:
+    whole = source(kind)
+    everything = examples(whole)
+    shown = np.array([0, 3, 7])
+    wanted = [(x, y if i in shown else -1) for i, (x, y) in enumerate(everything)]
+    hidden = whole.hide_labels(shown)
+    assert examples(hidden) == wanted
+    assert sorted(examples(hidden, shuffled=True)) == sorted(wanted)
+    assert hidden.labelled and examples(whole) == everything
+    cached = in_memory(hidden)
+    assert cached.read_labels().tolist() == [label for _, label in wanted]
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_training_batches_of_a_subset_hold_each_image_once_an_epoch(
+    source: Callable, kind: str
+) -> None:
+    whole = source(kind)
+    subset = whole.subset(np.array([1, 2, 5, 6]))
+    data = training_dataset(subset, batch_size=2, image_size=8, seed=0).take(2)
+    labels = [int(label) for _, batch in data for label in batch]
+    assert sorted(labels) == sorted(whole.read_labels()[[1, 2, 5, 6]].tolist())
+
+
+def test_unreadable_file_is_not_replaced_by_one_that_was_not_chosen(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "photos/train", {"a": 4, "b": 4})
+    whole = open_source(str(folder.parent), "train")
+    subset = whole.subset(np.array([0, whole.num_examples - 1]))
+    Path(subset.paths[0]).write_bytes(b"no image")  # after its header was checked
+    decoded = subset.ordered_keys().map(lambda key: subset.decode(key, replace_bad=True))
+    assert [int(e["label"]) for e in decoded] == [1, 1]
+
+
+def test_chosen_records_beyond_memory_are_refused(
+    source: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simclr_tf.datasets import chosen_records
+
+    monkeypatch.setattr(chosen_records, "machine_memory", lambda: 100)
+    with pytest.raises(UserError, match=r"received: 3 of about .* Choose fewer"):
+        source("TFDS").subset(np.array([0, 1, 2]))
+
+
+# The list.
+
+
+@pytest.mark.parametrize("kind", ["mnist_5k", "folder", "TFDS"])
+def test_list_names_the_images_and_is_found_again(
+    source: Callable, kind: str, tmp_path: Path
+) -> None:
+    opened, path = source(kind), str(tmp_path / LIST_FILE)
+    chosen = find_labelled(opened, 0.1, 0, path)
+    assert not (tmp_path / LIST_FILE).exists()  # looking writes nothing
+    write_labelled(opened, chosen, path)
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = opened.read_labels()
+    assert [int(row["position"]) for row in rows] == chosen.tolist()
+    assert [int(row["label"]) for row in rows] == labels[chosen].tolist()
+    assert [row["class"] for row in rows] == [opened.class_names[y] for y in labels[chosen]]
+    if kind == "folder":
+        assert rows[-1]["file"] == "train/c/0.png"
+    # The list wins over fraction and seed.
+    np.testing.assert_array_equal(find_labelled(opened, 0.9, 5, path), chosen)
+
+
+def test_listed_files_are_found_by_name(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "photos/train", {"b": 10, "c": 10})
+    path = str(tmp_path / LIST_FILE)
+    before = open_source(str(folder.parent), "train")
+    chosen = find_labelled(before, 0.2, 0, path)
+    write_labelled(before, chosen, path)
+    for index in range(3):  # they come first: every position moves
+        shutil.copy(folder / "b/0.png", folder / f"b/.{index}.png".replace("/.", "/+"))
+    after = open_source(str(folder.parent), "train")
+    found = find_labelled(after, 0.2, 0, path)
+    assert found.tolist() != chosen.tolist()
+    assert [after.file_names()[i] for i in found] == [before.file_names()[i] for i in chosen]
+    (folder / before.file_names()[chosen[0]].removeprefix("train/")).unlink()
+    with pytest.raises(UserError, match="of 1 missing"):
+        find_labelled(open_source(str(folder.parent), "train"), 0.2, 0, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("position,file,label,class\n0,,9,9\n", "another label"),
+        ("position,file,label,class\n4000,,1,1\n", "4000 images only"),
+        ("position,file,label,class\n-1,,1,1\n", "4000 images only"),
+        ("position,file,label,class\n3,,1,1\n3,,1,1\n", "one twice"),
+        ("position,file,label,class\n", "no image"),
+        ("position,file,label,class\nx,,1,1\n", "can't be read"),
+        ("name\na.png\n", "no column class, file, label"),
+        ("\0\1", "can't be read"),
+    ],
+)
+def test_list_of_other_images_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / LIST_FILE
+    path.write_text(text)
+    source = open_source("mnist_5k", "train")
+    with pytest.raises(UserError, match=expected) as caught:
+        find_labelled(source, 0.1, 0, str(path))
+    assert str(path) in str(caught.value) and path.read_text() == text
+
+
+# The command.
+
+
+def test_fine_tuning_on_a_share_of_the_labels(
+    command: Callable[..., str], working_folder: Path
+) -> None:
+    said = command(*FEW, "--mode=train_then_eval", "--label_seed=3")
+    listed = working_folder / "run" / LIST_FILE
+    assert "labels of 17 of 64 images" in said and str(listed.relative_to(working_folder)) in said
+    assert "Training on 17 images" in said
+    before = listed.read_bytes()
+    card = json.loads((working_folder / "run/saved_model/1/model.json").read_text())
+    assert "label_fraction 0.25, 17 images" in card["data_set"]
+    labels = open_source("mnist_5k", "train[:64]").read_labels()
+    with open(listed, newline="") as file:
+        chosen = [int(row["position"]) for row in csv.DictReader(file)]
+    np.testing.assert_array_equal(chosen, choose_labelled(labels, 0.25, 3))
+
+    said = command(*FEW, "--label_seed=3", "--train_steps=3")
+    assert "at step 1" in said and listed.read_bytes() == before
+    said = command("--mode=eval", "--model_dir=run", defaults=[])
+    assert "Step 3 is the last of 3" in said
+    assert results(working_folder / "run")["global_step"] == 3
+
+    listed.write_text(before.decode().replace("\n", "\n0,,99,\n", 1))
+    assert "another label" in command(*FEW, "--label_seed=3", "--train_steps=4", code=2)
+    assert "label_seed (3 there, 0 now)" in command(*FEW, code=2)
+
+
+def test_a_list_of_ones_own_is_used(command: Callable[..., str], working_folder: Path) -> None:
+    (working_folder / "run").mkdir()
+    labels = open_source("mnist_5k", "train[:64]").read_labels()
+    rows = "".join(f"{i},,{labels[i]},\n" for i in range(8))
+    (working_folder / "run" / LIST_FILE).write_text("position,file,label,class\n" + rows)
+    assert "labels of 8 of 64 images" in command(*FEW)
+
+
+def test_batch_larger_than_the_share(command: Callable[..., str], working_folder: Path) -> None:
+    said = command(*FEW, "--train_batch_size=32", code=2)
+    assert "at most 17" in said and "label_fraction 0.25" in said
+    assert not (working_folder / "run").exists()
+
+
+def test_no_labels_to_take_a_share_of(command: Callable[..., str], working_folder: Path) -> None:
+    write_folder(working_folder / "photos", {"": 24})
+    assert "labelled data set" in command(*FEW, "--dataset=./photos", "--train_split=train", code=2)
