@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from simclr_tf.config import Config
     from simclr_tf.data import evaluation_dataset, training_dataset
     from simclr_tf.datasets import open_source
+    from simclr_tf.distill import Distiller, load_teacher
     from simclr_tf.encoders import make_encoder
     from simclr_tf.errors import UserError
     from simclr_tf.finetune import Classifier
@@ -45,6 +46,7 @@ __all__ = [
     "LARS",
     "Classifier",
     "Config",
+    "Distiller",
     "ProjectionHead",
     "ResNet",
     "SimCLR",
@@ -53,6 +55,7 @@ __all__ = [
     "WarmUpCosine",
     "evaluation_dataset",
     "load_release_weights",
+    "load_teacher",
     "make_encoder",
     "nt_xent",
     "open_source",
@@ -63,6 +66,7 @@ __all__ = [
 _HOME = {
     "Classifier": "finetune",
     "Config": "config",
+    "Distiller": "distill",
     "LARS": "optimizers",
     "ProjectionHead": "heads",
     "ResNet": "resnet",
@@ -72,6 +76,7 @@ _HOME = {
     "WarmUpCosine": "schedules",
     "evaluation_dataset": "data",
     "load_release_weights": "release_import",
+    "load_teacher": "distill",
     "make_encoder": "encoders",
     "nt_xent": "losses",
     "open_source": "datasets",

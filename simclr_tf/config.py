@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # How a run began; `--mode=eval` reads only what came of it.
 _UNUSED_BY_EVALUATION = frozenset(
-    {"checkpoint", "variable_schema", "zero_init_logits_layer", "encoder_weights"}
+    {"checkpoint", "variable_schema", "zero_init_logits_layer", "encoder_weights", "teacher"}
 )
 # These name a run rather than shape it: a change needs no announcement.
 _UNANNOUNCED = frozenset({"mode", "model_dir"})
@@ -86,8 +86,8 @@ class Config:
         run=True, choices=("train", "eval", "train_then_eval"),
     )  # fmt: skip
     train_mode: str = _flag(
-        "pretrain", "Run", "Contrastive pretraining, or supervised fine-tuning.",
-        choices=("pretrain", "finetune"),
+        "pretrain", "Run", "Contrastive pretraining, supervised fine-tuning, or distillation.",
+        choices=("pretrain", "finetune", "distill"),
     )  # fmt: skip
     model_dir: str | None = _flag(
         None, "Run", "Folder for checkpoints, results and exports. None: a fresh one is made.",
@@ -219,6 +219,18 @@ class Config:
     label_seed: int = _flag(
         0, "Fine-tuning", "Draws which labels; apart from seed, so that teacher and student see "
         "the same.", at_least=0, below=2**31,
+    )  # fmt: skip
+
+    teacher: str | None = _flag(
+        None, "Distillation", "SavedModel of a fine-tuned classifier whose logits the student "
+        "learns, or the model_dir of its run.",
+    )  # fmt: skip
+    distill_temperature: float = _flag(
+        1.0, "Distillation", "Softens the probabilities of teacher and student.", above=0
+    )
+    distill_labels_weight: float = _flag(
+        0.0, "Distillation", "Weight of the labels beside the teacher: 1 - alpha of the paper. "
+        "0: no labels are used.", at_least=0, at_most=1,
     )  # fmt: skip
 
     eval_batch_size: int = _flag(

@@ -75,6 +75,7 @@ def check_together(config: Config) -> None:
     _check_views(config)
     _check_model(config)
     _check_start(config)
+    _check_teacher(config)
 
 
 def _check_run(config: Config) -> None:
@@ -135,10 +136,10 @@ def _check_model(config: Config) -> None:
             "Expected fine_tune_after_block=-1 while pretraining (nothing is frozen); received: "
             f"{config.fine_tune_after_block}. To fine-tune, pass --train_mode=finetune."
         )
-    if config.micro_batch_size and config.train_mode == "finetune":
+    if config.micro_batch_size and config.train_mode != "pretrain":
         raise UserError(
-            "Expected micro_batch_size=0 with --train_mode=finetune (it is for the contrastive "
-            f"loss); received: {config.micro_batch_size}."
+            f"Expected micro_batch_size=0 with --train_mode={config.train_mode} (it is for the "
+            f"contrastive loss); received: {config.micro_batch_size}."
         )
     if config.train_mode == "pretrain" and config.label_fraction < 1:
         raise UserError(
@@ -179,3 +180,31 @@ def _check_start(config: Config) -> None:
                 f"Expected variable_schema to be a regular expression ({error}); received: "
                 f"{config.variable_schema!r}."
             ) from error
+
+
+def _check_teacher(config: Config) -> None:
+    """Checks what a student learns from."""
+    if config.train_mode != "distill":
+        if config.teacher:
+            raise UserError(
+                f"Expected --train_mode=distill with --teacher; received: {config.train_mode!r}. "
+                "To start from weights, pass --checkpoint."
+            )
+        return
+    if not config.teacher and config.mode != "eval":
+        raise UserError(
+            "Expected a teacher with --train_mode=distill; received: none. "
+            "Pass --teacher=SAVED_MODEL."
+        )
+    if config.teacher and config.model_dir and config.mode != "eval":
+        here, there = (os.path.abspath(path) for path in (config.model_dir, config.teacher))
+        if os.path.commonpath([here, there]) == here:
+            raise UserError(
+                "Expected a teacher outside model_dir, whose old exports are deleted; received: "
+                f"{config.teacher!r}. Pass another --model_dir."
+            )
+    if config.label_fraction < 1 and not config.distill_labels_weight:
+        raise UserError(
+            "Expected label_fraction=1 with distill_labels_weight=0, which uses no labels; "
+            f"received: {config.label_fraction}. Pass --distill_labels_weight too."
+        )

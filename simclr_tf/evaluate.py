@@ -24,12 +24,15 @@ def evaluate_model(model: Any, dataset: Any, steps: int | None = None) -> dict[s
     Returns:
         The release's names to values: `eval/label_top_1_accuracy`, `eval/label_top_5_accuracy`,
         `eval/regularization_loss`; without labels `eval/contrast_loss`, `eval/contrast_acc`,
-        `eval/contrast_entropy`.
+        `eval/contrast_entropy`, or of a `Distiller` `eval/distill_loss`, `eval/teacher_agreement`.
     """
     results = model.evaluate(dataset, steps=steps, verbose=0, return_dict=True)
-    wanted = ("label_top_1_accuracy", "label_top_5_accuracy", "regularization_loss")
-    if "label_top_1_accuracy" not in results:
-        wanted = ("contrast_loss", "contrast_acc", "contrast_entropy")
+    kinds: tuple[tuple[str, ...], ...] = (
+        ("label_top_1_accuracy", "label_top_5_accuracy", "regularization_loss"),
+        ("contrast_loss", "contrast_acc", "contrast_entropy"),
+        ("distill_loss", "teacher_agreement"),
+    )
+    wanted = next(names for names in kinds if names[0] in results)
     return {f"eval/{name}": float(np.mean(np.asarray(results[name]))) for name in wanted}
 
 

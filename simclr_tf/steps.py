@@ -78,6 +78,7 @@ class StepModel(keras.Model):
     Subclasses set `supervised_head`, then call `_finish(...)` as the last line of `__init__`.
     """
 
+    lowest_label = 0  # that `fit` takes
     supervised_head: Any
     augment: Callable[..., tf.Tensor] | None
 
@@ -134,7 +135,7 @@ class StepModel(keras.Model):
                 outside the classes (those of a data set raise InvalidArgumentError on their way).
         """
         self._check_structure(x, y)
-        return super().fit(self._with_checked_labels(x, y), y, *args, **kwargs)
+        return super().fit(self._with_checked_labels(x, y, self.lowest_label), y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates; see `keras.Model.evaluate`. Labels are checked as in `fit`."""
@@ -159,10 +160,10 @@ class StepModel(keras.Model):
         """Whether the data set must deliver pairs of views."""
         return False
 
-    def _with_checked_labels(self, x: Any, y: Any) -> Any:
+    def _with_checked_labels(self, x: Any, y: Any, lowest: int = 0) -> Any:
         if self.supervised_head is None:
             return x
-        return check_labels(x, y, self.supervised_head.units)
+        return check_labels(x, y, self.supervised_head.units, lowest)
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """Outputs for the images, whether or not labels come with them."""
@@ -205,8 +206,8 @@ def class_ids(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     return tf.cast(tf.reshape(labels, [-1]), tf.int32)
 
 
-def check_labels(data: Any, labels: Any, num_classes: int) -> Any:
-    """Returns the data set, made to stop at a label outside [0, num_classes).
+def check_labels(data: Any, labels: Any, num_classes: int, lowest: int = 0) -> Any:
+    """Returns the data set, made to stop at a label outside [lowest, num_classes).
 
     The check runs in the input pipeline: a GPU would have to wait for it at every step.
 
@@ -214,17 +215,18 @@ def check_labels(data: Any, labels: Any, num_classes: int) -> Any:
         data: What `fit` was given: a data set, or arrays.
         labels: The labels that go with arrays, or None.
         num_classes: Classes of the linear head.
+        lowest: -1 where that stands for "no label", else 0.
 
     Raises:
         UserError: An array holds such a label; a data set raises InvalidArgumentError on its way.
     """
     message = (
-        f"Expected labels in [0, {num_classes}), the classes of the linear head; received others. "
-        "Pass the right num_classes or mend the labels."
+        f"Expected labels in [{lowest}, {num_classes}), the classes of the linear head; "
+        "received others. Pass the right num_classes or mend the labels."
     )
     if labels is not None and not isinstance(data, tf.data.Dataset):
         ids = class_ids(labels, num_classes).numpy()
-        if ids.size and not (ids.min() >= 0 and ids.max() < num_classes):
+        if ids.size and not (ids.min() >= lowest and ids.max() < num_classes):
             raise UserError(message)
     if not isinstance(data, tf.data.Dataset):
         return data
@@ -234,7 +236,7 @@ def check_labels(data: Any, labels: Any, num_classes: int) -> Any:
 
     def checked(images: Any, labels: Any) -> tuple[Any, Any]:
         ids = class_ids(labels, num_classes)
-        inside = tf.logical_and(ids >= 0, ids < num_classes)
+        inside = tf.logical_and(ids >= lowest, ids < num_classes)
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(inside), [message])]):
             return images, tf.identity(labels)
 

@@ -23,6 +23,7 @@ from simclr_tf.data import evaluation_dataset, training_dataset
 from simclr_tf.datasets import ImageSource, open_source
 from simclr_tf.datasets.labelled import LIST_FILE, find_labelled, write_labelled
 from simclr_tf.devices import accelerated, make_strategy
+from simclr_tf.distill import Distiller, Teacher, load_teacher
 from simclr_tf.encoders import make_encoder
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
@@ -126,14 +127,18 @@ class Run:
 
     def _check_data(self) -> None:
         config, source = self.config, self.train_source
-        if config.train_mode == "finetune" and source.num_classes is None:
+        needs_labels = config.train_mode == "finetune" or (
+            config.train_mode == "distill" and config.distill_labels_weight > 0
+        )
+        if needs_labels and source.num_classes is None:
+            purpose = "fine-tuning" if config.train_mode == "finetune" else "distill_labels_weight"
             raise UserError(
-                f"Expected a labelled data set for fine-tuning; {source.name} has no labels. "
+                f"Expected a labelled data set for {purpose}; {source.name} has no labels. "
                 "Sort the images into one folder per class, or pretrain."
             )
-        if config.train_mode == "finetune" and source.num_classes == 1:
+        if needs_labels and source.num_classes == 1:
             raise UserError(
-                f"Expected two classes or more for fine-tuning; {source.name} has one. "
+                f"Expected two classes or more; {source.name} has one. "
                 "Sort the images into one folder per class, or pretrain."
             )
         replicas = self.strategy.num_replicas_in_sync
@@ -164,7 +169,10 @@ class Run:
                 os.path.join(self.model_dir, LIST_FILE),
                 check=config.mode != "eval",
             )
-        self.train_source = whole.subset(self.labelled)
+        if config.train_mode == "distill":
+            self.train_source = whole.hide_labels(self.labelled)
+        else:
+            self.train_source = whole.subset(self.labelled)
         self.train_source.split = f"{whole.split}, label_fraction {config.label_fraction:g}"
 
     def _make_encoder(self, weights: str | None = None) -> keras.Model:
@@ -184,7 +192,7 @@ class Run:
     def _view_options(self) -> dict[str, Any]:
         config = self.config
         names = config.augmentations
-        if config.train_mode == "finetune":
+        if config.train_mode != "pretrain":
             # the release fine-tunes with crop and flip alone
             names = ",".join(name for name in names.split(",") if name.strip() in ("crop", "flip"))
         return {
@@ -196,8 +204,36 @@ class Run:
             "crop_area": (config.crop_area_min, 1.0),
         }
 
+    def _make_teacher(self) -> Teacher | None:
+        """Returns the teacher of a distillation; None where nothing asks it."""
+        config = self.config
+        labelled = self.eval_source is not None and self.eval_source.num_classes is not None
+        if config.train_mode != "distill" or (config.mode == "eval" and labelled):
+            return None
+        if config.teacher is None:
+            raise UserError(
+                f"Expected labels in {config.eval_split}, or a teacher to agree with; received: "
+                "neither. Pass --teacher."
+            )
+        teacher = load_teacher(config.teacher, config.image_size)
+        size = teacher.exported.image_size
+        resized = f", which sees the images at {size[0]} x {size[1]} pixels" if size else ""
+        self.announcements.append(
+            f"Teacher: {teacher.exported.path}, {teacher.num_classes} classes{resized}."
+        )
+        for source in (self.train_source, self.eval_source):
+            classes = None if source is None else source.num_classes
+            if classes not in (None, teacher.num_classes):
+                raise UserError(
+                    f"Expected the teacher's {teacher.num_classes} classes in {source.name}; "
+                    f"received: {classes}. Take images of those classes, or put all into one "
+                    "folder without class folders."
+                )
+        return teacher
+
     def _make_model(self) -> SimCLR | Classifier:
         config = self.config
+        teacher = self._make_teacher()
         encoder = self._make_encoder(config.encoder_weights)
         projection_head = ProjectionHead(
             mode=config.proj_head_mode,
@@ -215,17 +251,28 @@ class Run:
         num_classes = self.train_source.num_classes
         if num_classes == 1:  # there is nothing to tell apart
             num_classes = None
-        if config.train_mode == "finetune":
-            model: SimCLR | Classifier = Classifier(
-                encoder,
-                num_classes=int(num_classes),
-                projection_head=projection_head,
-                projection_selector=config.ft_proj_selector,
-                augment=augment,
-                fine_tune_after_block=config.fine_tune_after_block,
-                weight_decay=config.weight_decay,
-                seed=config.seed,
-            )
+        model: SimCLR | Classifier
+        if config.train_mode != "pretrain":
+            options: dict[str, Any] = {
+                "projection_head": projection_head,
+                "projection_selector": config.ft_proj_selector,
+                "augment": augment,
+                "fine_tune_after_block": config.fine_tune_after_block,
+                "weight_decay": config.weight_decay,
+                "seed": config.seed,
+            }
+            if config.train_mode == "finetune":
+                model = Classifier(encoder, int(num_classes), **options)
+            else:
+                labels_of = teacher if teacher is not None else self.eval_source
+                model = Distiller(
+                    encoder,
+                    labels_of.num_classes,
+                    teacher,
+                    temperature=config.distill_temperature,
+                    labels_weight=config.distill_labels_weight,
+                    **options,
+                )
         else:
             model = SimCLR(
                 encoder,
@@ -337,7 +384,7 @@ class Run:
             report_ = load_weights(self.model, config.checkpoint, config.variable_schema)
             self._check_report(report_)
             _say(f"Starting from {config.checkpoint}: {report_.describe()}")
-        if config.train_mode == "finetune" and config.zero_init_logits_layer:
+        if config.train_mode != "pretrain" and config.zero_init_logits_layer:
             self.model.reset_head()
         return 0
 
@@ -345,7 +392,7 @@ class Run:
         """Refuses a checkpoint that leaves part of what matters at its random start."""
         config = self.config
         partial = not report_.encoder_fits()
-        if config.train_mode == "finetune" and config.ft_proj_selector > 0:
+        if config.train_mode != "pretrain" and config.ft_proj_selector > 0:
             needed = [
                 f"_projection_head/linear_layers/{i}/" for i in range(config.ft_proj_selector)
             ]
@@ -383,7 +430,9 @@ class Run:
         def checked(context: tf.distribute.InputContext) -> tf.data.Dataset:
             # `fit` checks the labels of a data set, but cannot look into a distributed one.
             data = dataset(context)
-            return data if head is None else check_labels(data, None, head.units)
+            if head is None:
+                return data
+            return check_labels(data, None, head.units, self.model.lowest_label)
 
         return self.strategy.distribute_datasets_from_function(checked)
 
@@ -391,7 +440,7 @@ class Run:
         if self.config.augment_on == "device":
             return None
         options = self._view_options()
-        if self.config.train_mode == "finetune":
+        if self.config.train_mode != "pretrain":
             return lambda image, seed: host_views(image, seed, num_views=1, **options)[0]
         return lambda image, seed: host_views(image, seed, num_views=2, **options)
 
@@ -451,7 +500,9 @@ class Run:
         limit = min(config.eval_steps, batches) if config.eval_steps else None
         if self.model.supervised_head is None or self.eval_source.num_classes is None:
             _say(
-                "No accuracy: it needs labels and a linear head "
+                "No accuracy: it needs labels; reporting the agreement with the teacher instead."
+                if config.train_mode == "distill"
+                else "No accuracy: it needs labels and a linear head "
                 "(lineareval_while_pretraining); reporting the contrastive task instead."
             )
         with _data_errors(self.eval_source), warnings.catch_warnings():

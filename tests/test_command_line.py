@@ -504,6 +504,17 @@ def test_supervised_baseline_from_scratch(command: Command, working_folder: Path
     assert results(working_folder / "scratch")["global_step"] == 2
 
 
+def test_distillation(command: Command, trained: Path, working_folder: Path) -> None:
+    """More of it: test_distill.py."""
+    said = command(
+        "--train_mode=distill", f"--teacher={trained}", "--distill_temperature=2",
+        "--distill_labels_weight=0.5", "--mode=train_then_eval", "--train_steps=2",
+        "--model_dir=student",
+    )  # fmt: skip
+    assert "Teacher: " in said and "teacher_agreement" in rows(working_folder / "student")[0]
+    assert results(working_folder / "student")["global_step"] == 2
+
+
 @pytest.mark.slow
 def test_warm_start_while_pretraining(
     command: Command, trained: Path, working_folder: Path

@@ -25,7 +25,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         # Pure functions and layers, one idea each.
         "tf_hub_export.model_card commands feature_store"
         " config_checks draws image_ops losses optimizers schedules blocks endpoints"
-        " applications keras_cv_backbones devices"
+        " applications keras_cv_backbones devices exported"
         " datasets.decoding datasets.source datasets.splits",
         "config resnet heads color_ops extra_views feature_files tf_hub_export.comparison"
         " datasets.folder_layout datasets.mnist datasets.chosen_records datasets.user"
@@ -39,6 +39,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "data steps",
         "gradient_cache extraction tf_hub_export.signatures",
         "model finetune tf_hub_export.half_size",
+        "distill",
         # What is kept of it, measured and shown.
         "checkpoints evaluate report",
         "callbacks release_import tf_hub_export.saved_model",

@@ -21,7 +21,7 @@ DETAILS = ("data_set", "settings", "step", "results", "source")
 _PRIVATE = frozenset(
     {"model_dir", "data_dir", "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master"}
 )
-_PATHS = frozenset({"dataset", "checkpoint", "encoder_weights"})
+_PATHS = frozenset({"dataset", "checkpoint", "encoder_weights", "teacher"})
 
 
 def describe_model(

@@ -106,7 +106,7 @@ def _build(settings: Mapping[str, Any], classes: int | None, folder: str) -> Sim
             num_layers=settings["num_proj_layers"],
             batch_norm_momentum=settings["batch_norm_decay"],
         )
-        if settings["train_mode"] == "finetune" and classes is not None:
+        if settings["train_mode"] in ("finetune", "distill") and classes is not None:
             return Classifier(
                 encoder,
                 num_classes=classes,

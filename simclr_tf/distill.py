@@ -1,0 +1,256 @@
+"""Distillation: a student that learns what a fine-tuned teacher says of unlabelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from simclr_tf import steps
+from simclr_tf.compat import register, replica_logs
+from simclr_tf.errors import UserError
+from simclr_tf.exported import ExportedModel
+from simclr_tf.finetune import Classifier
+from simclr_tf.losses import supervised_loss
+
+_LOGITS = "logits_sup"
+
+
+def distillation_loss(
+    teacher_logits: tf.Tensor, student_logits: tf.Tensor, temperature: float = 1.0
+) -> tf.Tensor:
+    """Cross-entropy between the softened probabilities of teacher and student, in float32.
+
+    Args:
+        teacher_logits: (N, C); no gradient flows into them.
+        student_logits: (N, C).
+        temperature: > 0; divides both logits.
+
+    Returns:
+        Scalar: the mean over N images of -sum over y of P_T(y | x) log P_S(y | x). Its least value
+        is the entropy of the teacher's probabilities, not zero.
+
+    Source: SimCLRv2 (arXiv:2006.10029) equation 2, as a mean.
+
+    Example:
+        >>> distillation_loss(tf.zeros([2, 4]), tf.zeros([2, 4]))  # log(4)
+    """
+    targets = tf.nn.softmax(tf.stop_gradient(tf.cast(teacher_logits, tf.float32)) / temperature)
+    return supervised_loss(targets, tf.cast(student_logits, tf.float32) / temperature)
+
+
+@register
+class Distiller(Classifier):
+    """A classifier that is trained on a teacher's probabilities, and on labels where there are any.
+
+    `fit` takes batches of `images` or `(images, labels)`; a label of -1 stands for none. Teacher
+    and student see the same views. The loss is equation 3 of SimCLRv2 over the batch's N images,
+
+        (1 - labels_weight) * mean over all images of the distillation loss
+        + labels_weight * (sum over labelled images of the cross-entropy) / N,
+
+    so that the paper's alpha is 1 - labels_weight. Evaluation needs labels, or the teacher.
+
+    Args:
+        encoder: As for `Classifier`: the student's.
+        num_classes: Number of the teacher's classes.
+        teacher: A Keras model or callable from images (N, h, w, c), float32 in [0, 1], to logits
+            (N, num_classes), as `load_teacher` returns; it is no part of the model and is not saved
+            with it. None: to be set (`distiller.teacher = ...`) before `fit`.
+        temperature: Softens both sides' probabilities; above 0.
+        labels_weight: In [0, 1]; 0: no labels are used.
+        **kwargs: As for `Classifier`.
+
+    Raises:
+        UserError: A setting out of range.
+
+    Source: SimCLRv2 (arXiv:2006.10029) section 2, equations 2 and 3.
+
+    Example:
+        >>> teacher = load_teacher('finetuned/saved_model/100', image_size=32)
+        >>> student = Distiller(ResNet(18, cifar_stem=True), teacher.num_classes, teacher)
+        >>> student.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+        >>> student.fit(dataset_of_images, epochs=100)
+    """
+
+    lowest_label = -1
+
+    def __init__(
+        self,
+        encoder: keras.Model | keras.layers.Layer,
+        num_classes: int,
+        teacher: Callable[..., tf.Tensor] | None = None,
+        temperature: float = 1.0,
+        labels_weight: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        if not temperature > 0:
+            raise UserError(
+                f"Expected temperature > 0; received: {temperature}. Pass one such as 1.0."
+            )
+        if not 0 <= labels_weight <= 1:
+            raise UserError(
+                f"Expected labels_weight in [0, 1]; received: {labels_weight}. 0 uses no labels."
+            )
+        super().__init__(encoder, num_classes, **kwargs)
+        self.temperature = temperature
+        self.labels_weight = labels_weight
+        # Untracked: the teacher's weights are not the student's.
+        self._set_untracked("teacher", teacher)
+        names = ("distill_loss", "teacher_agreement")
+        more = {name: keras.metrics.Mean(name=name) for name in names}
+        self._set_untracked("_train_metrics", {**more, **self._train_metrics})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "teacher":
+            self._set_untracked(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def teacher_logits(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the teacher's logits, float32 (N, num_classes), without a gradient.
+
+        Args:
+            images: (N, height, width, channels), float32 in [0, 1].
+        """
+        if isinstance(self.teacher, keras.Model):
+            logits = self.teacher(images, training=False)
+        else:
+            logits = self.teacher(images)
+        return tf.stop_gradient(tf.cast(logits, tf.float32))
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One step on this replica's share of the batch."""
+        images, labels = steps.unpack(data)
+        learning_rate = steps.current_learning_rate(self.optimizer)
+        if self._make_views is not None:
+            seed = steps.step_seed(self.seed, self.optimizer.iterations)
+            images = self._make_views(images, seed, copies=1)
+        images = steps.as_float(images)
+        targets = self.teacher_logits(images)
+        with tf.GradientTape() as tape:
+            logits = self(images, training=True)
+            loss, results = self._loss_and_parts(targets, logits, labels)
+            decay = steps.decay_loss(self._decayed, self.weight_decay)
+            scaled = steps.loss_to_minimize(self, loss + decay)
+        variables = self.trainable_variables
+        steps.minimize(self, tape.gradient(scaled, variables), variables)
+        results = {**results, "weight_decay": decay, "total_loss": loss + decay}
+        shown = self._update(results)
+        if labels is not None:
+            shown["supervised_acc"] = self._update_accuracy(labels, logits)
+        return replica_logs({**shown, "learning_rate": learning_rate})
+
+    def _loss_and_parts(
+        self, targets: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor | None
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns the loss without weight decay, and its parts."""
+        distill = distillation_loss(targets, logits, self.temperature)
+        best = tf.argmax(targets, -1)
+        results = {"distill_loss": distill, "teacher_agreement": steps.accuracy(best, logits)}
+        if labels is None:
+            return distill, results
+        ids = steps.class_ids(labels, self.num_classes)
+        losses = supervised_loss(tf.maximum(ids, 0), logits, per_example=True)
+        supervised = tf.reduce_mean(tf.where(ids >= 0, losses, 0.0))
+        results["supervised_loss"] = supervised
+        return (1 - self.labels_weight) * distill + self.labels_weight * supervised, results
+
+    def _update_accuracy(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Adds the labelled images of a batch to the running accuracy; returns it."""
+        ids = steps.class_ids(labels, self.num_classes)
+        known = tf.cast(ids >= 0, tf.float32)
+        hits = tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == ids, tf.float32)
+        metric = self._train_metrics["supervised_acc"]
+        metric.update_state(hits, sample_weight=known)
+        return metric.result()
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Accuracy on images and labels; on images alone, loss and agreement with the teacher."""
+        images, labels = steps.unpack(data)
+        if labels is not None:
+            return super().test_step(data)
+        images = steps.as_float(images)
+        logits = self(images, training=False)
+        _, results = self._loss_and_parts(self.teacher_logits(images), logits, None)
+        return replica_logs(self._update(results))
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates; see `keras.Model.evaluate`.
+
+        Raises:
+            UserError: Neither labels nor a teacher.
+        """
+        element = getattr(x, "element_spec", None)
+        if self.teacher is None and (y if element is None else steps.unpack(element)[1]) is None:
+            raise _no_teacher()
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _check_structure(self, x: Any, y: Any) -> None:
+        if self.teacher is None:
+            raise _no_teacher()
+        element = getattr(x, "element_spec", None)
+        labels = y if element is None else steps.unpack(element)[1]
+        if self.labels_weight > 0 and labels is None:
+            raise UserError(
+                f"Expected (images, labels) for labels_weight={self.labels_weight}; received: "
+                "images alone. Pass labels, or labels_weight=0."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "labels_weight": self.labels_weight,
+        }
+
+
+def _no_teacher() -> UserError:
+    return UserError("Expected a teacher; received: None. Set distiller.teacher first.")
+
+
+class Teacher:
+    """The classifier of an exported SavedModel, as a function from images to logits.
+
+    Args:
+        exported: A SavedModel with an endpoint `logits_sup`.
+        num_classes: Number of its classes.
+    """
+
+    def __init__(self, exported: ExportedModel, num_classes: int) -> None:
+        self.exported = exported
+        self.num_classes = num_classes
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns logits, float32 (N, num_classes), of images (N, height, width, channels)."""
+        return self.exported(images)[_LOGITS]
+
+
+def load_teacher(path: str, image_size: int) -> Teacher:
+    """Loads a teacher from an exported classifier: ours, or one of the original release.
+
+    Args:
+        path: The SavedModel's folder, or the `model_dir` of the run that wrote it.
+        image_size: Side in pixels of the images that it will be shown.
+
+    Returns:
+        A function from images to logits, with `num_classes`. Images of another size than the
+        teacher was made for are resized for it.
+
+    Raises:
+        UserError: No SavedModel there, or one without `logits_sup`.
+
+    Example:
+        >>> load_teacher('finetuned', image_size=224).num_classes
+        1000
+    """
+    exported = ExportedModel(path)
+    shapes = exported.endpoints(image_size)
+    if _LOGITS not in shapes or shapes[_LOGITS][-1] is None:
+        raise UserError(
+            f"Expected a teacher with an endpoint {_LOGITS}; {exported.path} gives "
+            f"{', '.join(sorted(shapes))}. Fine-tune it first (--train_mode=finetune)."
+        )
+    return Teacher(exported, int(shapes[_LOGITS][-1]))
