@@ -88,7 +88,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
-    packages=["simclr_tf", "simclr_tf.configs", "simclr_tf.datasets", "tf_hub_export"],
+    packages=[
+        "simclr_tf",
+        "simclr_tf.configs",
+        "simclr_tf.datasets",
+        "simclr_tf.examples",
+        "tf_hub_export",
+    ],
     # One set of presets: the checkout's configs/ is the wheel's simclr_tf/configs/.
     package_dir={"simclr_tf.configs": "configs"},
     package_data={

@@ -44,9 +44,11 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "checkpoints evaluate report",
         "callbacks release_import tf_hub_export.saved_model",
         "tf_hub_export.formats tf_hub_export.sources",
+        # What the parts are good for.
+        "examples examples.retrieval",
         # The one place that puts the parts together, and the mains.
         "train benchmarks",
-        "run import_release embed benchmark tf_hub_export.__main__",
+        "run import_release embed benchmark examples.retrieve tf_hub_export.__main__",
     )
 )
 # Only these unpack settings; the others take plain arguments.
@@ -54,7 +56,7 @@ KNOW_CONFIG = {"config_checks", "run_folder", "train", "run"}
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
     "", "errors", "commands", "config_checks", "config", "run", "import_release", "benchmark",
-    "embed", "feature_store", "feature_files", "projector",
+    "embed", "feature_store", "feature_files", "projector", "examples", "examples.retrieve",
     "tf_hub_export", "tf_hub_export.__main__", "tf_hub_export.atomic", "tf_hub_export.onnx_file",
 }  # fmt: skip
 # Mains that hand the exporter what it writes, or read what it reads.

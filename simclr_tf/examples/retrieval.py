@@ -1,0 +1,256 @@
+"""Retrieval: nearest neighbours by the cosine of features, a score, a picture."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from simclr_tf.data import evaluation_dataset
+from simclr_tf.datasets import ImageSource, open_source
+from simclr_tf.errors import UserError
+from simclr_tf.exported import ExportedModel
+
+_THUMBNAIL = 64  # pixels; what is drawn
+_RAW = 32  # pixels; what raw pixels are compared at
+
+
+class Gallery(NamedTuple):
+    """Images and their features.
+
+    Attributes:
+        features: float32 (N, d).
+        thumbnails: uint8 (N, s, s, c).
+        labels: int64 (N,), or None.
+    """
+
+    features: np.ndarray
+    thumbnails: np.ndarray
+    labels: np.ndarray | None
+
+
+def retrieve(
+    saved_model: str,
+    dataset: str,
+    output: str,
+    *,
+    split: str = "train",
+    data_dir: str | None = None,
+    endpoint: str = "final_avg_pool",
+    image_size: int | None = None,
+    neighbours: int = 5,
+    queries: int = 8,
+    max_images: int = 10_000,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[str]:
+    """Embeds a split, finds every image's neighbours, draws some; what the command does.
+
+    Args:
+        saved_model: An export, or the `model_dir` of a run.
+        dataset: As for `open_source`.
+        output: PNG file to write.
+        split: A split expression.
+        data_dir: Where prepared TFDS data lie.
+        endpoint: Which features; maps are averaged over space.
+        image_size: Side in pixels; None: that of the export.
+        neighbours: k.
+        queries: Rows of the picture.
+        max_images: Images taken, from the front of the split.
+        batch_size: Images embedded at a time.
+        seed: Chooses the queries that are drawn.
+
+    Returns:
+        Lines to print.
+
+    Raises:
+        UserError: Export, data, endpoint or numbers do not fit.
+
+    Example:
+        >>> retrieve("runs/digits", "mnist_5k", "retrieval.png", split="test")
+    """
+    exported = ExportedModel(saved_model)
+    if image_size is None:
+        if exported.image_size is None:
+            raise UserError(
+                f"Expected the size of images in {exported.path}; it says none. Pass --image_size."
+            )
+        image_size = exported.image_size[0]
+    known = exported.endpoints(image_size)
+    if endpoint not in known:
+        raise UserError(
+            f"Expected an endpoint among {', '.join(sorted(known))}; received: {endpoint!r}."
+        )
+    source = open_source(dataset, split, data_dir=data_dir)
+    gallery = embed(exported, source, image_size, endpoint, batch_size, max_images)
+    count = len(gallery.features)
+    if neighbours >= count:
+        raise UserError(
+            f"Expected fewer neighbours than the {count} images; received: {neighbours}. "
+            "Pass a smaller --neighbours."
+        )
+    found = nearest(gallery.features, neighbours)
+    lines = []
+    if gallery.labels is not None:
+        raw = nearest(raw_pixels(gallery.thumbnails), neighbours)
+        lines = [
+            f"precision@{neighbours} over {count} images: "
+            f"{precision_at_k(found, gallery.labels):.3f} (raw pixels: "
+            f"{precision_at_k(raw, gallery.labels):.3f})."
+        ]
+    rows = np.sort(np.random.RandomState(seed).permutation(count)[:queries])
+    save_picture(output, gallery, rows, found[rows], source.class_names)
+    return [*lines, f"Wrote {output}: {len(rows)} queries and their nearest images."]
+
+
+def embed(
+    exported: ExportedModel,
+    source: ImageSource,
+    image_size: int,
+    endpoint: str,
+    batch_size: int,
+    max_images: int,
+) -> Gallery:
+    """Returns the features of a source's images, as an evaluation sees them.
+
+    Args:
+        exported: The encoder.
+        source: The images; unreadable ones are left out.
+        image_size: Side in pixels.
+        endpoint: Which features; maps (N, h, w, d) are averaged over space.
+        batch_size: Images at a time.
+        max_images: Images at most.
+
+    Returns:
+        A `Gallery`.
+    """
+    from tqdm import tqdm
+
+    @tf.function(reduce_retracing=True)
+    def work(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = exported(images)[endpoint]
+        if features.shape.rank == 4:
+            features = tf.reduce_mean(features, [1, 2])
+        side = min(_THUMBNAIL, image_size)
+        small = tf.image.resize(images, (side, side), "area")
+        return features, tf.cast(tf.round(255 * small), tf.uint8)
+
+    data = evaluation_dataset(source, batch_size=batch_size, image_size=image_size)
+    data = data.unbatch().take(max_images).batch(batch_size)
+    parts: list[list[np.ndarray]] = [[], [], []]
+    with source.user_errors(), tqdm(desc="Embedding", unit=" images", delay=2) as bar:
+        for batch in data:
+            features, thumbnails = work(batch[0])
+            parts[0].append(features.numpy())
+            parts[1].append(thumbnails.numpy())
+            if len(batch) > 1:
+                parts[2].append(batch[1].numpy())
+            bar.update(len(thumbnails))
+    if not parts[0]:
+        raise UserError(f"Expected readable images in '{source.name}'; received: none.")
+    features, thumbnails = (np.concatenate(part) for part in parts[:2])
+    return Gallery(features, thumbnails, np.concatenate(parts[2]) if parts[2] else None)
+
+
+def raw_pixels(thumbnails: np.ndarray) -> np.ndarray:
+    """Returns float32 (N, d): images (N, s, s, c) of at most 32 pixels a side, as vectors."""
+    side = min(_RAW, thumbnails.shape[1])
+    small = tf.image.resize(thumbnails, (side, side), "area").numpy()
+    return small.reshape(len(small), -1)
+
+
+def nearest(features: np.ndarray, count: int) -> np.ndarray:
+    """Returns the positions of each row's nearest other rows, by cosine, nearest first.
+
+    Args:
+        features: (N, d).
+        count: k, below N.
+
+    Returns:
+        int64 (N, k).
+
+    Example:
+        >>> nearest(np.array([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0]]), 1)[0]
+        array([1])
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute")
+    return search.fit(features).kneighbors(return_distance=False)
+
+
+def precision_at_k(neighbours: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean share of neighbours of the query's own class.
+
+    Args:
+        neighbours: int (N, k), positions.
+        labels: (N,).
+
+    Returns:
+        In [0, 1].
+
+    Example:
+        >>> precision_at_k(np.array([[1, 2]]), np.array([3, 3, 5]))
+        0.5
+    """
+    return float(np.mean(labels[neighbours] == labels[: len(neighbours), None]))
+
+
+def save_picture(
+    path: str,
+    gallery: Gallery,
+    queries: np.ndarray,
+    neighbours: np.ndarray,
+    class_names: list[str] | None = None,
+) -> None:
+    """Draws queries, a row each, with their neighbours beside them; other classes are framed red.
+
+    Args:
+        path: PNG file; complete or absent at any moment.
+        gallery: Where the images are.
+        queries: int (Q,), positions.
+        neighbours: int (Q, k), positions.
+        class_names: Names by class id.
+
+    Raises:
+        UserError: The file can't be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows, columns = len(queries), 1 + neighbours.shape[1]
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(1.1 * columns, 1.25 * rows), squeeze=False, layout="constrained"
+    )
+    for row, (query, found) in enumerate(zip(queries, neighbours, strict=True)):
+        for column, position in enumerate((query, *found)):
+            axis = axes[row, column]
+            image = gallery.thumbnails[position]
+            axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            labels = gallery.labels
+            if labels is not None:
+                label = labels[position]
+                axis.set_xlabel(class_names[label] if class_names else str(label), fontsize=7)
+            wrong = labels is not None and labels[position] != labels[query]
+            for spine in axis.spines.values():
+                spine.set(color="red" if wrong else "black", linewidth=2 if wrong else 0.5)
+            if row == 0:
+                axis.set_title("query" if column == 0 else str(column), fontsize=8)
+    partial = f"{path}.partial.png"
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        figure.savefig(partial, dpi=100)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"Expected an --output that can be written; received: {path!r} ({error.strerror}). "
+            "Choose another."
+        ) from error
+    finally:
+        pyplot.close(figure)
