@@ -45,10 +45,12 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "callbacks release_import tf_hub_export.saved_model",
         "tf_hub_export.formats tf_hub_export.sources",
         # What the parts are good for.
-        "examples examples.retrieval",
+        "examples examples.retrieval examples.scenes",
+        "examples.segmentation",
         # The one place that puts the parts together, and the mains.
         "train benchmarks",
-        "run import_release embed benchmark examples.retrieve tf_hub_export.__main__",
+        "run import_release embed benchmark examples.retrieve examples.segment"
+        " tf_hub_export.__main__",
     )
 )
 # Only these unpack settings; the others take plain arguments.
@@ -56,11 +58,12 @@ KNOW_CONFIG = {"config_checks", "run_folder", "train", "run"}
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
     "", "errors", "commands", "config_checks", "config", "run", "import_release", "benchmark",
-    "embed", "feature_store", "feature_files", "projector", "examples", "examples.retrieve",
+    "embed", "feature_store", "feature_files", "projector",
+    "examples", "examples.retrieve", "examples.segment",
     "tf_hub_export", "tf_hub_export.__main__", "tf_hub_export.atomic", "tf_hub_export.onnx_file",
 }  # fmt: skip
 # Mains that hand the exporter what it writes, or read what it reads.
-EXPORT = {"run", "import_release", "embed"}
+EXPORT = {"run", "import_release", "embed", "examples.segment"}
 # Slow or optional: imported where they are used.
 LATE = {
     "keras_cv", "tensorflow_addons", "tensorflow_datasets", "tensorflow_hub", "sklearn",

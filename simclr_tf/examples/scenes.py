@@ -1,0 +1,77 @@
+"""Scenes made of several digits, with the class of every pixel: seeded, made on the spot."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from simclr_tf.datasets import open_source
+
+NUM_CLASSES = 11  # background, then the digits 0 to 9
+_DIGITS = (2, 5)  # in a scene, both included
+_SCALES = (0.8, 1.2)  # of a digit's side
+_TRIES = 20  # at a place for a digit before it is left out
+_OVERLAP = 0.15  # of a digit's square that may lie on another's
+_INK = 0.4  # grey value from which on a pixel is the digit's
+
+
+def make_scenes(
+    split: str, count: int, side: int, digit_side: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Composes scenes of two to five of the embedded digits, at random places and sizes.
+
+    Args:
+        split: Split of `mnist_5k` that the digits come from.
+        count: Scenes.
+        side: Height and width of a scene in pixels.
+        digit_side: Mean side of a digit's square in pixels; it varies by a fifth.
+        seed: Draws digits, places and sizes.
+
+    Returns:
+        Images uint8 (count, side, side, 3), grey digits on black; classes int32 (count, side,
+        side): 0 for background, 1 + d for a pixel of the digit d. Where two overlap, the later one
+        is seen.
+
+    Example:
+        >>> images, classes = make_scenes("train", 100, side=128, digit_side=40, seed=0)
+    """
+    digits, labels = open_source("mnist_5k", split).as_numpy()
+    assert labels is not None
+    images = np.zeros((count, side, side), np.float32)
+    classes = np.zeros((count, side, side), np.int32)
+    # A stream for each scene: the first scenes of a longer list are those of a shorter one.
+    for index in range(count):
+        random = np.random.RandomState((seed, index))
+        taken: list[tuple[int, int, int]] = []
+        for _ in range(random.randint(_DIGITS[0], _DIGITS[1] + 1)):
+            choice = random.randint(len(digits))
+            size = min(side, round(digit_side * random.uniform(*_SCALES)))
+            place = _free_place(random, taken, size, side)
+            if place is None:
+                continue
+            taken.append((*place, size))
+            digit = tf.image.resize(digits[choice][..., :1] / 255.0, (size, size)).numpy()[..., 0]
+            ink = digit >= _INK
+            window = (index, slice(place[0], place[0] + size), slice(place[1], place[1] + size))
+            images[window] = np.maximum(images[window] * ~ink, digit)
+            classes[window] = np.where(ink, 1 + labels[choice], classes[window])
+    grey = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1), classes
+
+
+def _free_place(
+    random: np.random.RandomState, taken: list[tuple[int, int, int]], size: int, side: int
+) -> tuple[int, int] | None:
+    """Returns (top, left) of a square that lies on no other by much; None where none was found."""
+    for _ in range(_TRIES):
+        top, left = random.randint(0, side - size + 1, 2)
+        if all(_overlap((top, left, size), other) <= _OVERLAP for other in taken):
+            return int(top), int(left)
+    return None
+
+
+def _overlap(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+    """Returns the share of the smaller square (top, left, size) that lies on the other."""
+    height = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    width = min(one[1] + one[2], other[1] + other[2]) - max(one[1], other[1])
+    return max(0, height) * max(0, width) / min(one[2], other[2]) ** 2

@@ -1,0 +1,254 @@
+"""Scenes of digits and a segmenter on the pyramid of endpoints: pretrained against from scratch."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow import keras
+
+import simclr_tf
+from simclr_tf.datasets import open_source
+from simclr_tf.encoders import make_encoder
+from simclr_tf.errors import UserError
+from simclr_tf.examples.scenes import make_scenes
+from simclr_tf.examples.segment import main
+from simclr_tf.examples.segmentation import (
+    compare,
+    mean_iou,
+    pyramid_segmenter,
+    segment,
+    train_segmenter,
+)
+from simclr_tf.resnet import ResNet
+from simclr_tf.run import main as train
+
+TINY = ["--dataset=mnist_5k", "--train_split=train[:64]", "--eval_split=test[:32]",
+        "--image_size=8", "--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.125",
+        "--proj_head_mode=none", "--augmentations=crop", "--train_batch_size=16",
+        "--eval_batch_size=16", "--train_steps=1", "--warmup_epochs=0", "--learning_rate=0.1",
+        "--eval_baselines=never", "--mode=train_then_eval"]  # fmt: skip
+SHORT = ["--scenes=4", "--test_scenes=2", "--steps=1", "--batch_size=2"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert train(["simclr-tf", *TINY, f"--model_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str],
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., str]:
+    """Runs the command in a folder of its own, expects an exit code; returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert main(["segment", f"--saved_model={trained}", *SHORT, *arguments]) == code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        assert not code or err.splitlines()[-1].startswith("simclr_tf.examples.segment: error: ")
+        return err if code else out
+
+    return run
+
+
+# Scenes.
+
+
+def test_scenes_follow_the_seed() -> None:
+    images, classes = make_scenes("train[:50]", 6, side=64, digit_side=20, seed=3)
+    assert images.shape == (6, 64, 64, 3) and images.dtype == np.uint8
+    assert classes.shape == (6, 64, 64) and classes.dtype == np.int32
+    fewer = make_scenes("train[:50]", 2, side=64, digit_side=20, seed=3)
+    np.testing.assert_array_equal(fewer[0], images[:2])
+    np.testing.assert_array_equal(fewer[1], classes[:2])
+    assert (make_scenes("train[:50]", 6, side=64, digit_side=20, seed=4)[1] != classes).any()
+    assert not (classes[0] == classes[1]).all()
+
+
+def test_every_class_is_where_its_ink_is() -> None:
+    images, classes = make_scenes("train[:50]", 20, side=64, digit_side=20, seed=0)
+    grey, ink = images[..., 0], classes > 0
+    assert grey[ink].min() >= 102 and grey[~ink].max() <= 102  # 0.4 * 255, rounded
+    assert set(np.unique(classes)) == set(range(11))
+    assert 0.02 < (classes > 0).mean() < 0.4
+    # Most scenes hold several digits: between 2 and 5 are drawn.
+    kinds = [len(np.unique(scene)) - 1 for scene in classes]
+    assert max(kinds) <= 5 and np.mean([kind >= 2 for kind in kinds]) > 0.7
+
+
+def test_a_scene_of_one_kind_has_its_class_alone() -> None:
+    """Digits of the class that a split holds, and nothing else, are in its scenes."""
+    labels = open_source("mnist_5k", "train").read_labels()
+    for index in range(3):
+        classes = make_scenes(f"train[{index}:{index + 1}]", 2, side=48, digit_side=16, seed=0)[1]
+        assert set(np.unique(classes)) == {0, 1 + labels[index]}
+
+
+# The score.
+
+
+def test_mean_iou_equals_loops() -> None:
+    random = np.random.RandomState(0)
+    found, classes = random.randint(0, 4, (2, 3, 5, 5))
+    found[found == 3], classes[classes == 3] = 2, 1  # class 3 is absent
+    values = []
+    for k in (1, 2):
+        both = either = 0
+        for f, c in zip(found.ravel(), classes.ravel(), strict=True):
+            both += f == k and c == k
+            either += f == k or c == k
+        values.append(both / either)
+    assert mean_iou(found, classes, 5) == pytest.approx(sum(values) / 2)
+    assert mean_iou(classes, classes, 5) == 1.0
+
+
+# The network.
+
+
+@pytest.mark.parametrize(
+    ("encoder", "sizes"),
+    [
+        (lambda: ResNet(18, 0.125), [2, 4, 8, 16, 32]),
+        (lambda: ResNet(18, 0.125, cifar_stem=True), [4, 8, 16, 32]),
+        (lambda: make_encoder("MobileNet", image_size=64), None),
+    ],
+    ids=["ResNet", "small images", "keras.applications"],
+)
+def test_gradients_reach_every_level(encoder: Callable, sizes: list[int] | None) -> None:
+    network = encoder()
+    # Not 64 for small images: TensorFlow on the CPU breaks down in the gradient of a strided 1x1
+    # convolution of 64 x 64 maps with 8 channels (plain tf.nn.conv2d too).
+    side = sizes[-1] if sizes is not None and sizes[0] == 4 else 64
+    model = pyramid_segmenter(network, side=side, num_classes=11)
+    images = tf.random.stateless_uniform([2, side, side, 3], [0, 0])
+    with tf.GradientTape() as tape:
+        logits = model(images, training=True)
+        loss = tf.reduce_mean(tf.square(logits))
+    assert logits.shape == (2, side, side, 11) and logits.dtype == tf.float32
+    gradients = tape.gradient(loss, network.trainable_variables)
+    assert all(g is not None for g in gradients)
+    if sizes is not None:
+        laterals = [layer for layer in model.layers if isinstance(layer, keras.layers.Resizing)]
+        # One enlargement a level beyond the coarsest, and the last to the image's size.
+        assert [layer.height for layer in laterals] == [*sizes[1:], side]
+
+
+def test_encoder_is_shared_and_unfrozen() -> None:
+    network = ResNet(18, 0.125, cifar_stem=True)
+    for layer in network.layers[:10]:
+        layer.trainable = False
+    model = pyramid_segmenter(network, side=32, num_classes=3)
+    assert len(network.trainable_variables) > 50
+    kernel = network.trainable_variables[0]
+    before = np.array(kernel)
+    images = np.random.RandomState(0).randint(0, 256, (4, 32, 32, 3)).astype("uint8")
+    train_segmenter(model, images, images[..., 0] // 100, steps=1, batch_size=2, seed=0)
+    assert not np.array_equal(before, np.array(kernel))
+
+
+def test_segmenter_learns_what_it_sees() -> None:
+    """Bright, middle and dark squares: their grey value is their class."""
+    random = np.random.RandomState(0)
+    classes = np.repeat(np.repeat(random.randint(0, 3, (8, 4, 4)), 8, 1), 8, 2).astype(np.int32)
+    images = np.repeat((100 * classes)[..., None], 3, -1).astype(np.uint8)
+    model = pyramid_segmenter(ResNet(18, 0.125, cifar_stem=True), side=32, num_classes=3)
+    before = mean_iou(segment(model, images, 4), classes, 3)
+    train_segmenter(model, images, classes, steps=30, batch_size=4, seed=0)
+    after = mean_iou(segment(model, images, 4), classes, 3)
+    assert after > 0.6 and after > before + 0.2
+
+
+def test_no_pyramid_is_refused() -> None:
+    with pytest.raises(UserError, match="feature maps of several resolutions"):
+        pyramid_segmenter(make_encoder("mlp:16", image_size=16), side=16, num_classes=3)
+
+
+@pytest.mark.slow
+def test_both_networks_begin_alike_but_for_the_encoder() -> None:
+    """The encoder that is given is as fresh as the other: drawn from the same seed."""
+    keras.utils.set_random_seed(0)
+    encoder = ResNet(18, 0.125, cifar_stem=True)
+    compared = compare(encoder, 10, scenes=2, test_scenes=2, steps=1, batch_size=2, seed=0)
+    assert np.mean(compared.found[0] == compared.found[1]) > 0.95  # threads add in any order
+    assert compared.pretrained == pytest.approx(compared.scratch, abs=0.02)
+
+
+# The command.
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["", pytest.param("saved_model/1", marks=pytest.mark.slow),
+     pytest.param("ckpt-1", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_every_source_of_an_encoder(
+    command: Callable[..., str], trained: Path, tmp_path: Path, source: str
+) -> None:
+    said = command(f"--saved_model={trained / source}", "--output=segments.png")
+    scores = [float(value) for value in re.findall(r"(\d\.\d+) (?:pretrained|from)", said)]
+    assert len(scores) == 2 and all(0 <= score <= 1 for score in scores)
+    assert (tmp_path / "segments.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--saved_model=nowhere"], "nowhere"),
+        (["--batch_size=3"], "even --batch_size of at most 4"),
+        (["--batch_size=8"], "even --batch_size of at most 4"),
+        (["--steps=0"], "--steps of at least 1"),
+        (["--digit_size=0"], "--digit_size of at least 1"),
+        (["--output=segments.gif"], "end in .png"),
+        (["--output=mine.png"], "does not exist; received: 'mine.png'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_wrong_arguments(
+    command: Callable[..., str], tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    (tmp_path / "mine.png").write_text("mine")
+    assert expected in command(*arguments, code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
+    assert (tmp_path / "mine.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["--steps=0"], 2)])
+def test_help_and_missing_arguments_import_no_tensorflow(
+    tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise AssertionError('imported')")
+    paths = [str(tmp_path), str(Path(simclr_tf.__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, "-m", "simclr_tf.examples.segment", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == code and "--saved_model" in done.stdout + done.stderr
+    assert "imported" not in done.stderr
+
+
+@pytest.mark.slow
+def test_pretraining_on_digits_beats_scratch(command: Callable[..., str], tmp_path: Path) -> None:
+    """A short pretraining, without labels, then few labelled scenes. A few minutes."""
+    settings = ["--preset=quickstart", "--train_epochs=15", "--nolineareval_while_pretraining",
+                "--learning_rate=1.5", "--checkpoint_epochs=15", "--mode=train"]  # fmt: skip
+    assert train(["simclr-tf", *settings, f"--model_dir={tmp_path / 'run'}"]) == 0
+    said = command(f"--saved_model={tmp_path / 'run'}", "--scenes=50", "--steps=150",
+                   "--batch_size=16", "--test_scenes=50")  # fmt: skip
+    pretrained, scratch = map(float, re.findall(r"(\d\.\d+) (?:pretrained|from)", said))
+    assert pretrained > scratch + 0.05, said
