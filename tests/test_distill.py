@@ -344,6 +344,17 @@ def test_interrupted_distillation_resumes(
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
+def test_student_sees_the_labels_that_its_teacher_saw(
+    command: Callable[..., str], working_folder: Path
+) -> None:
+    few = [*ONE_STEP, "--label_fraction=0.25"]
+    command(*TUNE, *few, "--mode=train_then_eval", "--model_dir=first")
+    command(*DISTILL, *few, "--distill_labels_weight=0.5", "--teacher=first", "--seed=5",
+            "--model_dir=second")  # fmt: skip
+    seen, shown = (Path(run, "labelled_images.csv").read_text() for run in ("first", "second"))
+    assert seen == shown and len(seen.splitlines()) == 18
+
+
 def test_images_without_labels(
     command: Callable[..., str], taught: Path, working_folder: Path
 ) -> None:
