@@ -384,6 +384,14 @@ class Run:
             report_ = load_weights(self.model, config.checkpoint, config.variable_schema)
             self._check_report(report_)
             _say(f"Starting from {config.checkpoint}: {report_.describe()}")
+            few_labels = config.label_fraction < 1 or config.train_mode == "distill"
+            head = any(path.startswith("supervised_head/") for path in report_.loaded)
+            if few_labels and head and not config.zero_init_logits_layer:
+                # Pretraining's online head has seen every label.
+                _say(
+                    "The linear head starts as the checkpoint's, which has learned from the labels "
+                    "of that run; --zero_init_logits_layer starts it afresh."
+                )
         if config.train_mode != "pretrain" and config.zero_init_logits_layer:
             self.model.reset_head()
         return 0

@@ -238,6 +238,18 @@ def test_fine_tuning_on_a_share_of_the_labels(
     assert "label_seed (3 there, 0 now)" in command(*FEW, code=2)
 
 
+def test_a_head_that_has_seen_every_label_is_named(
+    command: Callable[..., str], working_folder: Path
+) -> None:
+    """Pretraining's online linear head learns from all labels: few-label figures would lie."""
+    command(*ONE_STEP, "--model_dir=pretrained")
+    few = [*FEW, "--checkpoint=pretrained", "--variable_schema=.*"]
+    assert "--zero_init_logits_layer starts it afresh" in command(*few)
+    for index, fresh in enumerate(("--zero_init_logits_layer", "--variable_schema=(?!head)")):
+        said = command(*few, fresh, f"--model_dir=run{index}")
+        assert "Starting from" in said and "afresh" not in said
+
+
 def test_a_list_of_ones_own_is_used(command: Callable[..., str], working_folder: Path) -> None:
     (working_folder / "run").mkdir()
     labels = open_source("mnist_5k", "train[:64]").read_labels()
