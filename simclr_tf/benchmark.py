@@ -12,7 +12,7 @@ _WHAT = {
     "augment": "batched views on the device against the same operations per image in tf.data",
     "step": "a training step of SimCLR against a lean Keras step of the same network",
     "loss": "NT-Xent in blocks against the plain form, forward and backward",
-    "input": "the share of the time that a training step waits for its data",
+    "input": "the input pipeline alone, and the share of the time that a step waits for it",
 }
 
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         "--image_size", type=int, default=32, help="side of the views in pixels (default 32)"
     )
     arguments.add_argument(
-        "--batch_size", type=int, help="images (default 256, step: 64, loss: 8192)"
+        "--batch_size", type=int, help="images (default 256, step and input: 64, loss: 8192)"
     )
     arguments.add_argument(
         "--seconds", type=float, default=5.0, help="about how long each side is timed (default 5)"
@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments.add_argument("--jit_compile", action="store_true", help="XLA for our step")
     arguments.add_argument("--width_multiplier", type=float, default=1.0, help="of the ResNet-18")
+    arguments.add_argument(
+        "--dataset", help="of input; default: the embedded digits, then JPEG files of noise"
+    )
     return run_command(arguments, _measure, argv)
 
 
@@ -52,14 +55,18 @@ def _measure(given: argparse.Namespace) -> None:
             raise UserError(f"Expected --{name} above 0; received: {value}.")
     from simclr_tf import benchmarks
 
-    default = {"step": 64, "loss": 8192}.get(given.what, 256)
+    default = {"step": 64, "input": 64, "loss": 8192}.get(given.what, 256)
     size = given.batch_size or default
     if given.what == "augment":
         rows = benchmarks.augmentation(given.image_size, size, given.seconds)
     elif given.what == "loss":
         rows = benchmarks.loss(size, given.seconds)
     elif given.what == "input":
-        rows = benchmarks.input_wait(given.image_size, size, given.seconds, given.width_multiplier)
+        from simclr_tf.input_benchmark import input_pipeline
+
+        rows = input_pipeline(
+            given.image_size, size, given.seconds, given.width_multiplier, given.dataset
+        )
     else:
         rows = benchmarks.training_step(
             given.image_size,

@@ -18,7 +18,7 @@ from simclr_tf.optimizers import LARS
 from simclr_tf.resnet import ResNet
 
 _DIMENSIONS = 128
-_BATCHES = 8  # enough that starting a pipeline does not count
+BATCHES = 8  # enough that starting a pipeline does not count
 # As the release's users prepare ImageNet: sources larger than the views by 10/7.
 _SOURCE = 10 / 7
 
@@ -34,19 +34,20 @@ def in_turn(sides: dict[str, Callable[[], Any]], seconds: float) -> dict[str, np
         Name -> quartiles of the seconds of one call, after one call that is not counted.
     """
     for function in sides.values():
-        _wait_for(function())
+        wait_for(function())
     times: dict[str, list[float]] = {name: [] for name in sides}
     while min(len(t) for t in times.values()) < 3 or sum(map(sum, times.values())) < seconds * len(
         sides
     ):
         for name, function in sides.items():
             start = time.perf_counter()
-            _wait_for(function())
+            wait_for(function())
             times[name].append(time.perf_counter() - start)
     return {name: np.quantile(t, [0.25, 0.5, 0.75]) for name, t in times.items()}
 
 
-def _wait_for(result: Any) -> None:
+def wait_for(result: Any) -> None:
+    """Returns once all tensors of a structure are there."""
     for tensor in tf.nest.flatten(result):
         if tf.is_tensor(tensor):
             # One number: copying a batch of views off the device is not what is timed.
@@ -87,7 +88,7 @@ def augmentation(image_size: int, batch_size: int, seconds: float) -> list[str]:
 
     def in_tf_data() -> tf.Tensor:
         # From start to end: a pipeline that goes on while others are timed would look fast.
-        return [views for views, _ in data.take(_BATCHES)][-1]
+        return [views for views, _ in data.take(BATCHES)][-1]
 
     times = in_turn(
         {
@@ -98,9 +99,9 @@ def augmentation(image_size: int, batch_size: int, seconds: float) -> list[str]:
         },
         seconds,
     )
-    times["per image in tf.data"] /= _BATCHES
+    times["per image in tf.data"] /= BATCHES
     title = f"two views of {image_size} pixels from {source}, batches of {batch_size}"
-    return _table(title, times, batch_size, "pairs/s")
+    return table(title, times, batch_size, "pairs/s")
 
 
 def loss(images: int, seconds: float) -> list[str]:
@@ -128,7 +129,7 @@ def loss(images: int, seconds: float) -> list[str]:
     block = max(1, min(images, 2**20 // images))
     times = in_turn({"all at once": side(0), f"blocks of {block}": side(block)}, seconds)
     title = f"NT-Xent of {2 * images} embeddings of {_DIMENSIONS} dimensions, with gradient"
-    return _table(title, times, images, "images/s")
+    return table(title, times, images, "images/s")
 
 
 def training_step(
@@ -174,7 +175,7 @@ def training_step(
     finally:
         keras.mixed_precision.set_global_policy("float32")
     title = f"training step, ResNet-18, {image_size} pixels, {batch_size} images"
-    lines = _table(title, times, batch_size, "images/s")
+    lines = table(title, times, batch_size, "images/s")
     work = 3 * 2 * batch_size * _forward_flops(model.encoder, image_size)
     peak = _matmul_peak(seconds / 2)
     share = work / times[name][1] / peak
@@ -182,52 +183,7 @@ def training_step(
     return lines
 
 
-def input_wait(
-    image_size: int, batch_size: int, seconds: float, width_multiplier: float
-) -> list[str]:
-    """The share of the time that a training step waits for the embedded digits' pipeline.
-
-    Args:
-        image_size: Side of the views in pixels.
-        batch_size: Images a step.
-        seconds: About how long it is timed, cached and not.
-        width_multiplier: Of the ResNet-18 that takes the step.
-
-    Returns:
-        Lines to print.
-    """
-    from simclr_tf.data import training_dataset
-    from simclr_tf.datasets import open_source
-
-    model = SimCLR(
-        ResNet(18, width_multiplier, cifar_stem=image_size <= 32),
-        augment=SimCLRAugment(image_size),
-        num_classes=10,
-    )
-    model.compile(optimizer=LARS(0.1))
-    model.optimizer.build(model.trainable_variables)
-    step = tf.function(model.train_step)
-    lines = []
-    for cache in (False, True):
-        source = open_source("mnist_5k", "train")
-        data = training_dataset(
-            source, batch_size=batch_size, image_size=image_size, seed=0, cache=cache
-        )
-        iterator = iter(data.prefetch(2))
-        _wait_for(step(next(iterator))["total_loss"])
-        waited, start, steps = 0.0, time.perf_counter(), 0
-        while steps < 3 or time.perf_counter() - start < seconds:
-            before = time.perf_counter()
-            batch = next(iterator)
-            waited += time.perf_counter() - before
-            _wait_for(step(batch)["total_loss"])
-            steps += 1
-        share = waited / (time.perf_counter() - start)
-        lines.append(f"cache_dataset={cache!s:5}  waits for data {share:.2%} of the time")
-    return lines
-
-
-def _table(title: str, times: dict[str, np.ndarray], count: int, unit: str) -> list[str]:
+def table(title: str, times: dict[str, np.ndarray], count: int, unit: str) -> list[str]:
     """One line a side: medians, in brackets the middle half; ratios are to the first side."""
     first = next(iter(times.values()))[1]
     width = max(len(name) for name in times)

@@ -63,6 +63,7 @@ def training_dataset(
     shuffle_buffer_bytes: int = 1 << 30,
     host_transform: HostTransform | None = None,
     input_context: tf.distribute.InputContext | None = None,
+    deterministic: bool = True,
 ) -> tf.data.Dataset:
     """Returns endless training batches, a new order in each epoch, all of it fixed by the seed.
 
@@ -82,6 +83,8 @@ def training_dataset(
             `image` (h, w, c), `seed` int32 (2,), distinct for each example of each epoch.
         input_context: from `strategy.distribute_datasets_from_function`: this worker's share of
             the examples (each belongs to one worker), batches for one replica.
+        deterministic: False hands out whatever is ready first, and no longer in the seed's order.
+            `python -m simclr_tf.benchmark input` measures what that gains.
 
     Returns:
         Elements `(x, label)`, or `(x,)` without labels; `label` int64 (B,). `x` is
@@ -128,12 +131,13 @@ def training_dataset(
     if source.decodes_batches and host_transform is None:
         # One gather a batch instead of one call an image.
         data = data.batch(local_batch, drop_remainder=True)
-        data = data.map(load, tf.data.AUTOTUNE, deterministic=True)
+        data = data.map(load, tf.data.AUTOTUNE, deterministic=deterministic)
     else:
-        data = data.map(load, tf.data.AUTOTUNE, deterministic=True)
+        data = data.map(load, tf.data.AUTOTUNE, deterministic=deterministic)
         data = data.batch(local_batch, drop_remainder=True)
     data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return _with_options(data, sharded=input_context is not None).prefetch(tf.data.AUTOTUNE)
+    data = _with_options(data, sharded=input_context is not None, deterministic=deterministic)
+    return data.prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_dataset(
@@ -318,9 +322,11 @@ def _require_memory(source: ImageSource, canvas: int | None) -> None:
         )
 
 
-def _with_options(data: tf.data.Dataset, *, sharded: bool) -> tf.data.Dataset:
+def _with_options(
+    data: tf.data.Dataset, *, sharded: bool, deterministic: bool = True
+) -> tf.data.Dataset:
     options = tf.data.Options()
-    options.deterministic = True
+    options.deterministic = deterministic
     # Without files in the graph TensorFlow can only shard by element; where this worker already
     # has its own share, it must not shard once more.
     policy = tf.data.experimental.AutoShardPolicy

@@ -23,7 +23,7 @@ TINY = ["--seconds=0.01", "--batch_size=4"]
         ),
         pytest.param(
             ["input", "--image_size=8", "--width_multiplier=0.125"],
-            ["cache_dataset=False", "waits for data"],
+            ["as trained", "in any order", "cached", "waits for data", "bytes an image"],
             marks=pytest.mark.slow,
         ),
     ],

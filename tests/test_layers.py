@@ -49,6 +49,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "examples.segmentation",
         # The one place that puts the parts together, and the mains.
         "train benchmarks",
+        "input_benchmark",
         "run import_release embed benchmark examples.retrieve examples.segment"
         " tf_hub_export.__main__",
     )
