@@ -223,6 +223,12 @@ class Teacher:
         self.exported = exported
         self.num_classes = num_classes
 
+    def describe(self) -> str:
+        """Returns where it comes from and what it tells apart, in a few words."""
+        size = self.exported.image_size
+        resized = f", which sees the images at {size[0]} x {size[1]} pixels" if size else ""
+        return f"{self.exported.path}, {self.num_classes} classes{resized}"
+
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Returns logits, float32 (N, num_classes), of images (N, height, width, channels)."""
         return self.exported(images)[_LOGITS]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from tensorflow import keras
 
 # Inverse strengths of regularisation among which a held-out fifth of the training set chooses.
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
@@ -144,6 +146,47 @@ def compare_features(
             ),
         }
     return results
+
+
+def compare_encoders(
+    encoders: Mapping[str, keras.Model | None],
+    train_data: tf.data.Dataset,
+    test_data: tf.data.Dataset,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Compares encoders by their features of the same images; see `compare_features`.
+
+    Args:
+        encoders: Name -> encoder of images (B, h, w, c); None stands for the raw pixels.
+        train_data: Batches (images, labels), float32 (B, h, w, c) and integers (B,).
+        test_data: Likewise.
+        seed: Chooses the held-out fifth of the probe.
+
+    Returns:
+        As `compare_features`.
+
+    Raises:
+        ValueError: One class only, or a feature that is not a number.
+    """
+    infer = {name: _inference(encoder) for name, encoder in encoders.items()}
+
+    def of(dataset: tf.data.Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        features: dict[str, list[np.ndarray]] = {name: [] for name in infer}
+        labels = []
+        for images, batch_labels in dataset:
+            labels.append(np.asarray(batch_labels))
+            for name, compute in infer.items():
+                features[name].append(np.asarray(tf.cast(compute(images), tf.float32)))
+        joined = {name: np.concatenate(parts) for name, parts in features.items()}
+        return joined, np.concatenate(labels)
+
+    return compare_features(*of(train_data), *of(test_data), seed=seed)
+
+
+def _inference(encoder: keras.Model | None) -> Callable[[tf.Tensor], tf.Tensor]:
+    if encoder is None:
+        return lambda images: images
+    return tf.function(lambda images: encoder(images, training=False), reduce_retracing=True)
 
 
 def _as_vectors(features: np.ndarray) -> np.ndarray:

@@ -13,25 +13,20 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import evaluate, report, run_folder
-from simclr_tf.augment import SimCLRAugment, host_views
+from simclr_tf import building, evaluate, report, run_folder
+from simclr_tf.augment import host_views
 from simclr_tf.callbacks import Checkpoints, Progress, Summaries
 from simclr_tf.checkpoints import CheckpointStore, LoadReport, load_weights
-from simclr_tf.compat import build_optimizer
 from simclr_tf.config import Config
 from simclr_tf.data import evaluation_dataset, training_dataset
 from simclr_tf.datasets import ImageSource, open_source
 from simclr_tf.datasets.labelled import LIST_FILE, find_labelled, write_labelled
-from simclr_tf.devices import accelerated, make_strategy
-from simclr_tf.distill import Distiller, Teacher, load_teacher
-from simclr_tf.encoders import make_encoder
+from simclr_tf.devices import make_strategy
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
 from simclr_tf.gradient_cache import check_micro_batch_size
-from simclr_tf.heads import ProjectionHead
 from simclr_tf.model import SimCLR
-from simclr_tf.optimizers import make_optimizer
-from simclr_tf.schedules import WarmUpCosine, get_train_steps
+from simclr_tf.schedules import get_train_steps
 from simclr_tf.steps import check_labels
 from simclr_tf.stored_weights import read_step
 
@@ -175,135 +170,25 @@ class Run:
             self.train_source = whole.subset(self.labelled)
         self.train_source.split = f"{whole.split}, label_fraction {config.label_fraction:g}"
 
-    def _make_encoder(self, weights: str | None = None) -> keras.Model:
-        config = self.config
-        return make_encoder(
-            config.encoder,
-            image_size=config.image_size,
-            weights=weights,
-            resnet_depth=config.resnet_depth,
-            width_multiplier=config.width_multiplier,
-            sk_ratio=config.sk_ratio,
-            se_ratio=config.se_ratio,
-            batch_norm_decay=config.batch_norm_decay,
-            global_bn=config.global_bn,
-        )
-
-    def _view_options(self) -> dict[str, Any]:
-        config = self.config
-        names = config.augmentations
-        if config.train_mode != "pretrain":
-            # the release fine-tunes with crop and flip alone
-            names = ",".join(name for name in names.split(",") if name.strip() in ("crop", "flip"))
-        return {
-            "image_size": config.image_size,
-            "color_jitter_strength": config.color_jitter_strength,
-            "use_blur": config.use_blur,
-            "brightness": config.brightness,
-            "augmentations": names,
-            "crop_area": (config.crop_area_min, 1.0),
-        }
-
-    def _make_teacher(self) -> Teacher | None:
-        """Returns the teacher of a distillation; None where nothing asks it."""
-        config = self.config
-        labelled = self.eval_source is not None and self.eval_source.num_classes is not None
-        if config.train_mode != "distill" or (config.mode == "eval" and labelled):
-            return None
-        if config.teacher is None:
-            raise UserError(
-                f"Expected labels in {config.eval_split}, or a teacher to agree with; received: "
-                "neither. Pass --teacher."
-            )
-        teacher = load_teacher(config.teacher, config.image_size)
-        size = teacher.exported.image_size
-        resized = f", which sees the images at {size[0]} x {size[1]} pixels" if size else ""
-        self.announcements.append(
-            f"Teacher: {teacher.exported.path}, {teacher.num_classes} classes{resized}."
-        )
-        for source in (self.train_source, self.eval_source):
-            classes = None if source is None else source.num_classes
-            if classes not in (None, teacher.num_classes):
-                raise UserError(
-                    f"Expected the teacher's {teacher.num_classes} classes in {source.name}; "
-                    f"received: {classes}. Take images of those classes, or put all into one "
-                    "folder without class folders."
-                )
-        return teacher
-
     def _make_model(self) -> SimCLR | Classifier:
-        config = self.config
-        teacher = self._make_teacher()
-        encoder = self._make_encoder(config.encoder_weights)
-        projection_head = ProjectionHead(
-            mode=config.proj_head_mode,
-            out_dim=config.proj_out_dim,
-            num_layers=config.num_proj_layers,
-            batch_norm_momentum=config.batch_norm_decay,
-            synchronized=config.global_bn,
-        )
-        augment = None
-        # Views that the host made pass a SimCLR by; its evaluation without labels draws its own.
-        if config.augment_on == "device" or config.train_mode == "pretrain":
-            augment = SimCLRAugment(
-                seed=config.seed, jit_compile=self._compiles_views(), **self._view_options()
-            )
-        num_classes = self.train_source.num_classes
-        if num_classes == 1:  # there is nothing to tell apart
-            num_classes = None
-        model: SimCLR | Classifier
-        if config.train_mode != "pretrain":
-            options: dict[str, Any] = {
-                "projection_head": projection_head,
-                "projection_selector": config.ft_proj_selector,
-                "augment": augment,
-                "fine_tune_after_block": config.fine_tune_after_block,
-                "weight_decay": config.weight_decay,
-                "seed": config.seed,
-            }
-            if config.train_mode == "finetune":
-                model = Classifier(encoder, int(num_classes), **options)
-            else:
-                labels_of = teacher if teacher is not None else self.eval_source
-                model = Distiller(
-                    encoder,
-                    labels_of.num_classes,
-                    teacher,
-                    temperature=config.distill_temperature,
-                    labels_weight=config.distill_labels_weight,
-                    **options,
-                )
-        else:
-            model = SimCLR(
-                encoder,
-                projection_head=projection_head,
-                augment=augment,
-                temperature=config.temperature,
-                hidden_norm=config.hidden_norm,
-                num_classes=num_classes if config.lineareval_while_pretraining else None,
-                weight_decay=config.weight_decay,
-                projection_selector=config.ft_proj_selector,
-                supervised_loss_weight=config.lineareval_loss_weight,
-                micro_batch_size=config.micro_batch_size or None,
-                seed=config.seed,
-            )
-        schedule = WarmUpCosine(
-            config.learning_rate,
-            batch_size=config.train_batch_size,
+        config, teacher = self.config, None
+        test = self.eval_source
+        # An evaluation with labels does not ask the teacher.
+        if config.train_mode == "distill" and (
+            config.mode != "eval" or test is None or test.num_classes is None
+        ):
+            teacher = building.make_teacher(config, self.train_source, test)
+            self.announcements.append(f"Teacher: {teacher.describe()}.")
+        classes = self.train_source.num_classes
+        if config.train_mode == "distill":
+            classes = teacher.num_classes if teacher is not None else test.num_classes
+        return building.make_model(
+            config,
+            num_classes=classes,
             num_examples=self.train_source.num_examples,
             train_steps=self.train_steps,
-            warmup_epochs=config.warmup_epochs,
-            scaling=config.learning_rate_scaling,
+            teacher=teacher,
         )
-        optimizer = make_optimizer(
-            config.optimizer, schedule, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-        if config.mixed_precision == "float16":
-            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-        model.compile(optimizer=optimizer, jit_compile=config.jit_compile)
-        # Slots exist before a checkpoint is restored into them.
-        build_optimizer(model.optimizer, model.trainable_variables)
-        return model
 
     # Running.
 
@@ -447,17 +332,10 @@ class Run:
     def _host_transform(self) -> Callable[..., Any] | None:
         if self.config.augment_on == "device":
             return None
-        options = self._view_options()
+        options = building.view_options(self.config)
         if self.config.train_mode != "pretrain":
             return lambda image, seed: host_views(image, seed, num_views=1, **options)[0]
         return lambda image, seed: host_views(image, seed, num_views=2, **options)
-
-    def _compiles_views(self) -> bool | None:
-        choice = self.config.augment_jit_compile
-        if choice == "auto":
-            # Compiling takes seconds; a GPU is better served by one graph for the whole batch.
-            return True if self.train_steps >= 200 and not accelerated() else None
-        return choice == "on"
 
     def _save_views(self, first_step: int) -> Callable[[int], np.ndarray | None] | None:
         """Writes `views.png`; returns the function that pictures the views of later steps."""
@@ -591,42 +469,20 @@ class Run:
     def _untrained_encoder(self) -> keras.Model:
         """The encoder as it was before the first step (also in a run that resumes)."""
         keras.utils.set_random_seed(self.config.seed)
-        return self._make_encoder(self.config.encoder_weights)
-
-    def _compared_data(self) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-        return tuple(
-            evaluation_dataset(
-                source,
-                batch_size=self.config.eval_batch_size,
-                image_size=self.config.image_size,
-            )
-            for source in (self.train_source, self.eval_source)
-        )
+        return building.make_encoder(self.config)
 
     def _compare(self, results: dict[str, float]) -> None:
         """Prints the trained features beside those untrained and beside raw pixels."""
         if not self._wants_comparison():
             return
-        kinds: dict[str, Callable[[Any], Any]] = {
-            "raw pixels": lambda images: images,
-            "same encoder, untrained": _inference(self._untrained_encoder()),
-            "this run": _inference(self.model.encoder),
+        encoders = {
+            "raw pixels": None,
+            "same encoder, untrained": self._untrained_encoder(),
+            "this run": self.model.encoder,
         }
-        sides = []
-        for dataset in self._compared_data():
-            features: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
-            labels = []
-            for images, batch_labels in dataset:
-                labels.append(np.asarray(batch_labels))
-                for name, compute in kinds.items():
-                    features[name].append(np.asarray(tf.cast(compute(images), tf.float32)))
-            sides.append(
-                ({n: np.concatenate(f) for n, f in features.items()}, np.concatenate(labels))
-            )
-        (train, train_labels), (test, test_labels) = sides
         try:
-            compared = evaluate.compare_features(
-                train, train_labels, test, test_labels, self.config.seed
+            compared = evaluate.compare_encoders(
+                encoders, *self._compared_data(), seed=self.config.seed
             )
         except ValueError as error:  # one class only, or not a number among the features
             _say(f"No comparison with raw pixels: {' '.join(str(error).split())}")
@@ -638,9 +494,15 @@ class Run:
             {"online_linear_head": accuracy, **compared},
         )
 
-
-def _inference(encoder: keras.Model) -> Callable[[Any], Any]:
-    return tf.function(lambda images: encoder(images, training=False), reduce_retracing=True)
+    def _compared_data(self) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+        return tuple(
+            evaluation_dataset(
+                source,
+                batch_size=self.config.eval_batch_size,
+                image_size=self.config.image_size,
+            )
+            for source in (self.train_source, self.eval_source)
+        )
 
 
 @contextlib.contextmanager

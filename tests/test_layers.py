@@ -48,14 +48,14 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "examples examples.retrieval examples.scenes",
         "examples.segmentation",
         # The one place that puts the parts together, and the mains.
-        "train benchmarks",
-        "input_benchmark",
+        "building benchmarks",
+        "train input_benchmark",
         "run import_release embed benchmark examples.retrieve examples.segment"
         " tf_hub_export.__main__",
     )
 )
 # Only these unpack settings; the others take plain arguments.
-KNOW_CONFIG = {"config_checks", "run_folder", "train", "run"}
+KNOW_CONFIG = {"config_checks", "run_folder", "building", "train", "run"}
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
     "", "errors", "commands", "config_checks", "config", "run", "import_release", "benchmark",
