@@ -28,7 +28,11 @@ def main(argv: list[str] | None = None) -> int:
         "grow with the number of images.",
     )
     add = arguments.add_argument
-    add("--saved_model", metavar="DIR", help="an export, ours or the original release's")
+    add(
+        "--saved_model",
+        metavar="DIR",
+        help="an export, ours or the original release's, or a run's model_dir",
+    )
     add(
         "--checkpoint",
         metavar="PATH",
@@ -171,11 +175,12 @@ def _checked_targets(given: argparse.Namespace) -> list[str]:
 
 def _load_model(given: argparse.Namespace) -> tuple[Extractor, list[Any]]:
     """Returns the model, and what tells it from another."""
+    from simclr_tf.exported import find_export
     from simclr_tf.extraction import Extractor, load_extractor
 
     if given.saved_model:
         extract = load_extractor(given.saved_model, given.endpoint, given.image_size)
-        return extract, ["saved_model", _weights_of_files(os.path.expanduser(given.saved_model))]
+        return extract, ["saved_model", _weights_of_files(find_export(given.saved_model))]
     from tf_hub_export.input_contract import input_contract
     from tf_hub_export.saved_model import endpoint_function
     from tf_hub_export.sources import load_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import tensorflow as tf
 from simclr_tf.data import evaluation_view
 from simclr_tf.datasets.source import ImageSource, to_uint8
 from simclr_tf.errors import UserError
+from simclr_tf.exported import ExportedModel
 
 
 class Extractor:
@@ -76,30 +76,23 @@ def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> E
     """Loads a SavedModel (ours, the release's, or any that is called as they are).
 
     Args:
-        path: Its folder.
-        endpoint: Name of the output.
-        image_size: Side in pixels; None: what `model.json` in the folder says.
+        path: Its folder, or the `model_dir` of the run that wrote it.
+        endpoint: Name of the output; `output` of a module that gives a single tensor.
+        image_size: Side in pixels; None: what the export says of itself.
 
     Raises:
         UserError: Nothing there that can be loaded; no such endpoint; or nobody says the size.
     """
-    folder = os.path.expanduser(path)
-    if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
+    exported = ExportedModel(path)
+    size = (image_size, image_size) if image_size else exported.image_size
+    if size is None:
         raise UserError(
-            f"Expected a SavedModel's folder; received: {path}, which holds no saved_model.pb. "
-            "Pass a run or checkpoint as --checkpoint."
+            f"Expected --image_size, as nothing in {exported.path} says what the model takes; "
+            "received: none. The published models of the release take 224."
         )
-    size = (image_size, image_size) if image_size else _recorded_size(folder)
-    try:
-        module = tf.saved_model.load(folder)
-    except Exception as error:  # damaged, or of a later TensorFlow
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(
-            f"Expected a SavedModel that can be loaded; received: {path} ({reason})."
-        ) from error
 
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = module(images, trainable=False)
+        outputs = exported.module(images, trainable=False)  # at the size asked for, as they are
         return dict(outputs) if isinstance(outputs, dict) else {"output": outputs}
 
     return Extractor(call, endpoint, size)
@@ -159,15 +152,3 @@ def fingerprint(source: ImageSource) -> list[Any]:
         said = f"{path}\n{status.st_size}\n{status.st_mtime_ns}\n"
         check = zlib.crc32(os.fsencode(said), check)
     return [source.name, source.split, source.num_examples, check]
-
-
-def _recorded_size(folder: str) -> tuple[int, int]:
-    try:
-        with open(os.path.join(folder, "model.json"), encoding="utf-8") as file:
-            height, width = json.load(file)["input"]["image_size"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"Expected --image_size, as no model.json in {folder} says what the model takes; "
-            "received: none. The published models of the release take 224."
-        ) from error
-    return int(height), int(width)

@@ -403,7 +403,7 @@ def test_tensorboard_reads_the_projector_files(photos: Path, embed: Run) -> None
         (["--dataset=mnist_5k", "--output=f.npz", "--batch_size=0"], "--batch_size of at least 1"),
         (["--dataset=mnist_5k", "--output=f.npz", "--checkpoint=a", "--saved_model=b"], "both"),
         (["--dataset=mnist_5k", "--output=f.npz", "--saved_model="], "received: neither"),
-        (["--dataset=mnist_5k", "--output=f.npz", "--saved_model=no"], "holds no saved_model.pb"),
+        (["--dataset=mnist_5k", "--output=f.npz", "--saved_model=no"], "which is neither"),
         (["--dataset=mnist_5k", "--output=f.npz", "--split=x"], "Expected a split of 'mnist_5k'"),
         (
             ["--dataset=mnist_5k", "--output=f.npz", "--endpoint=x"],
