@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import tensorflow as tf
 from simclr_tf.data import evaluation_dataset
 from simclr_tf.datasets import ImageSource, open_source
 from simclr_tf.errors import UserError
+from simclr_tf.examples.pictures import save_figure
 from simclr_tf.exported import ExportedModel
 
 _THUMBNAIL = 64  # pixels; what is drawn
@@ -242,15 +242,4 @@ def save_picture(
                 spine.set(color="red" if wrong else "black", linewidth=2 if wrong else 0.5)
             if row == 0:
                 axis.set_title("query" if column == 0 else str(column), fontsize=8)
-    partial = f"{path}.partial.png"
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        figure.savefig(partial, dpi=100)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"Expected an --output that can be written; received: {path!r} ({error.strerror}). "
-            "Choose another."
-        ) from error
-    finally:
-        pyplot.close(figure)
+    save_figure(figure, path)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
+from simclr_tf.examples.pictures import check_picture
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,14 +54,7 @@ def _retrieve(given: argparse.Namespace) -> None:
             raise UserError(f"Expected --{name} of at least 1; received: {value}.")
     if given.seed < 0:
         raise UserError(f"Expected --seed of at least 0; received: {given.seed}.")
-    output = os.path.expanduser(given.output)
-    if not output.endswith(".png"):
-        raise UserError(f"Expected --output to end in .png; received: {given.output!r}.")
-    if os.path.lexists(output) and not (given.overwrite and os.path.isfile(output)):
-        raise UserError(
-            f"Expected an --output that does not exist; received: {given.output!r}. "
-            "Choose another, or pass --overwrite to replace a picture."
-        )
+    output = check_picture(given.output, given.overwrite)
     from simclr_tf.examples import retrieval
 
     for line in retrieval.retrieve(

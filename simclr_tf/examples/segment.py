@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
+from simclr_tf.examples.pictures import check_picture
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,14 +55,7 @@ def _segment(given: argparse.Namespace) -> None:
             f"Expected an even --batch_size of at most {given.scenes}, the scenes; received: "
             f"{given.batch_size}. Pass another."
         )
-    output = os.path.expanduser(given.output) if given.output else None
-    if output is not None and not output.endswith(".png"):
-        raise UserError(f"Expected --output to end in .png; received: {given.output!r}.")
-    if output and os.path.lexists(output) and not (given.overwrite and os.path.isfile(output)):
-        raise UserError(
-            f"Expected an --output that does not exist; received: {given.output!r}. "
-            "Choose another, or pass --overwrite to replace a picture."
-        )
+    output = check_picture(given.output, given.overwrite) if given.output else None
     from simclr_tf.examples import segmentation
     from tf_hub_export.input_contract import input_contract
     from tf_hub_export.sources import load_model

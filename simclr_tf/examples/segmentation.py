@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from tensorflow import keras
 
 from simclr_tf.endpoints import endpoint_model, find_endpoints
 from simclr_tf.errors import UserError
+from simclr_tf.examples.pictures import save_figure
 from simclr_tf.examples.scenes import NUM_CLASSES, make_scenes
 
 _CHANNELS = 32  # of the pyramid
@@ -233,15 +233,4 @@ def save_picture(path: str, comparison: Comparison) -> None:
             axes[row, column].set_axis_off()
             if row == 0:
                 axes[row, column].set_title(title, fontsize=9)
-    partial = f"{path}.partial.png"
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        figure.savefig(partial, dpi=100)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"Expected an --output that can be written; received: {path!r} ({error.strerror}). "
-            "Choose another."
-        ) from error
-    finally:
-        pyplot.close(figure)
+    save_figure(figure, path)

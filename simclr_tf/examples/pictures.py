@@ -1,0 +1,55 @@
+"""Where the examples' pictures go."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from simclr_tf.errors import UserError
+
+
+def check_picture(given: str, overwrite: bool) -> str:
+    """Returns the path of a picture that may be written.
+
+    Args:
+        given: What the user typed as --output.
+        overwrite: Whether a file that is there may be replaced.
+
+    Raises:
+        UserError: It is no .png, or something stands there.
+    """
+    path = os.path.expanduser(given)
+    if not path.endswith(".png"):
+        raise UserError(f"Expected --output to end in .png; received: {given!r}.")
+    if os.path.lexists(path) and not (overwrite and os.path.isfile(path)):
+        raise UserError(
+            f"Expected an --output that does not exist; received: {given!r}. "
+            "Choose another, or pass --overwrite to replace a picture."
+        )
+    return path
+
+
+def save_figure(figure: Any, path: str) -> None:
+    """Writes a matplotlib figure, complete or not at all, and closes it.
+
+    Args:
+        figure: Of `matplotlib.pyplot`.
+        path: A .png file; its folder is made.
+
+    Raises:
+        UserError: It can't be written.
+    """
+    from matplotlib import pyplot
+
+    partial = f"{path}.partial.png"
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        figure.savefig(partial, dpi=100)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"Expected an --output that can be written; received: {path!r} ({error.strerror}). "
+            "Choose another."
+        ) from error
+    finally:
+        pyplot.close(figure)
