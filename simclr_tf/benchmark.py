@@ -53,6 +53,10 @@ def _measure(given: argparse.Namespace) -> None:
         value = getattr(given, name)
         if value is not None and not value > 0:
             raise UserError(f"Expected --{name} above 0; received: {value}.")
+    if given.dataset is not None and given.what != "input":
+        raise UserError(
+            f"Expected --dataset with WHAT=input alone; received: {given.what}. Leave it out."
+        )
     from simclr_tf import benchmarks
 
     default = {"step": 64, "input": 64, "loss": 8192}.get(given.what, 256)

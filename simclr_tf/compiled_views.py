@@ -28,8 +28,7 @@ from simclr_tf.devices import accelerated
 _SMALL = 64 * 64
 # Pixels along a side that are computed at a time; the matrix of each such band is narrow, as the
 # whole one is zero far from its diagonal.
-_CROP_TILE = 16
-_BLUR_TILE = 28
+_TILE = 28
 
 Params = Mapping[str, tf.Tensor]
 
@@ -187,7 +186,7 @@ class ViewStages:
         x = tf.reshape(image, [rows, columns * channels])
         scale = 1.0 if image.dtype.is_floating else 1.0 / image.dtype.max
         first, matrix = image_ops.resize_bands(
-            box[0], box[2], rows, height, tf.constant(False), _CROP_TILE
+            box[0], box[2], rows, height, tf.constant(False), _TILE
         )
         read = [matrix.shape[2], columns * channels]
         x = [
@@ -196,7 +195,7 @@ class ViewStages:
         ]
         x = tf.reshape(tf.concat(x, 0)[:height], [height, columns, channels])
         x = tf.reshape(tf.transpose(x, [0, 2, 1]), [height * channels, columns])
-        first, matrix = image_ops.resize_bands(box[1], box[3], columns, width, flip, _CROP_TILE)
+        first, matrix = image_ops.resize_bands(box[1], box[3], columns, width, flip, _TILE)
         read = [height * channels, matrix.shape[2]]
         x = [
             tf.matmul(_read(x, [0, first[t]], read), matrix[t], transpose_b=True)
@@ -259,7 +258,7 @@ def _read(x: tf.Tensor, start: list[Any], size: list[int]) -> tf.Tensor:
 def _bands(size: int, reach: int) -> list[tuple[slice, slice]]:
     """Returns tiles of 0..size-1, and what lies within `reach` of each."""
     return [
-        (slice(low, min(low + _BLUR_TILE, size)),
-         slice(max(0, low - reach), min(low + _BLUR_TILE + reach, size)))
-        for low in range(0, size, _BLUR_TILE)
+        (slice(low, min(low + _TILE, size)),
+         slice(max(0, low - reach), min(low + _TILE + reach, size)))
+        for low in range(0, size, _TILE)
     ]  # fmt: skip

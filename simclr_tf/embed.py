@@ -89,6 +89,7 @@ def _embed(given: argparse.Namespace) -> None:
     )
     total = source.num_examples
     assert total is not None
+    unlisted = len(source.bad_images)  # found when the folder was opened: no part of `total`
     columns: dict[str, Any] = {"index": ("int64", ()), "features": ("float32", extract.shape)}
     if source.labelled:
         columns["label"] = ("int64", ())
@@ -108,6 +109,9 @@ def _embed(given: argparse.Namespace) -> None:
         "outputs": targets,
         "columns": {name: [kind, list(shape)] for name, (kind, shape) in columns.items()},
     }
+    for target in targets:  # now: not after hours of work
+        with as_user_error(os.path.dirname(target) or "."):
+            os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
     work = f"{targets[0]}.partial"
     store = FeatureStore(work, job, columns, restart=given.overwrite)
     first, began = store.seen, time.monotonic()
@@ -135,7 +139,8 @@ def _embed(given: argparse.Namespace) -> None:
         store.close() if store.rows else store.remove()
     size = " x ".join(map(str, (f"{store.rows:,}", *extract.shape)))
     speed = f", {(store.seen - first) / max(seconds, 1e-9):,.0f} images/s" if first < total else ""
-    skipped = f", {total - store.rows} unreadable left out" if store.rows < total else ""
+    lost = unlisted + total - store.rows
+    skipped = f", {lost} unreadable left out" if lost else ""
     print(f"Wrote {' and '.join(targets)}: {size} {given.endpoint}{skipped}{speed}.")
 
 

@@ -162,7 +162,10 @@ def _write_parquet(store: FeatureStore, names: Names, path: str) -> None:
     with parquet.ParquetWriter(path, schema) as writer:
         for said, features in rows_of(store, names):
             columns = [
-                pyarrow.array(values, kinds.get(name, pyarrow.string()))
+                pyarrow.array(
+                    [_valid(v) if isinstance(v, str) else v for v in values],
+                    kinds.get(name, pyarrow.string()),
+                )
                 for name, values in said.items()
             ]
             flat = pyarrow.array(features.reshape(-1))
@@ -170,10 +173,15 @@ def _write_parquet(store: FeatureStore, names: Names, path: str) -> None:
             writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
 
 
+def _valid(text: str) -> str:
+    """Returns text that UTF-8 can hold: the other bytes of a file's name as `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _write_tsv(store: FeatureStore, names: Names, path: str) -> None:
     (width,) = store.columns["features"][1]
     first = True
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         for said, features in rows_of(store, names, escape=True):
             if first:
                 file.write("\t".join([*said, *(f"f{i}" for i in range(width))]) + "\n")

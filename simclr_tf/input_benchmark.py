@@ -16,6 +16,7 @@ from simclr_tf.augment import SimCLRAugment
 from simclr_tf.benchmarks import BATCHES, in_turn, table, wait_for
 from simclr_tf.data import training_dataset
 from simclr_tf.datasets import ImageSource, open_source
+from simclr_tf.errors import UserError
 from simclr_tf.model import SimCLR
 from simclr_tf.optimizers import LARS
 from simclr_tf.resnet import ResNet
@@ -87,9 +88,22 @@ def photographs(count: int) -> Iterator[str]:
 def _of_source(
     source: ImageSource, image_size: int, batch_size: int, seconds: float, width_multiplier: float
 ) -> list[str]:
+    if source.num_examples is not None and batch_size > source.num_examples:
+        raise UserError(
+            f"Expected a batch of at most {source.num_examples}, the images of split "
+            f"{source.split} of '{source.name}'; received: {batch_size}. Pass a smaller "
+            "--batch_size."
+        )
+
     def pipeline(**options: Any) -> tf.data.Dataset:
         return training_dataset(
-            source, batch_size=batch_size, image_size=image_size, seed=0, **options
+            source,
+            batch_size=batch_size,
+            image_size=image_size,
+            seed=0,
+            # Each timing starts afresh: filling the buffer of a sequential source is not timed.
+            shuffle_buffer_bytes=1 << 20,
+            **options,
         )
 
     def some_batches(data: tf.data.Dataset) -> Callable[[], Any]:

@@ -70,7 +70,9 @@ def write_projector(store: FeatureStore, names: Names, folder: str, name: str) -
     metadata = os.path.join(folder, "metadata.tsv")
     with (
         open(tensors, "w", encoding="utf-8", newline="") as vectors,
-        open(metadata, "w", encoding="utf-8", newline="") as said_of_them,
+        open(
+            metadata, "w", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as said_of_them,
     ):
         for number, (said, features) in enumerate(rows_of(store, names, escape=True)):
             if number == 0 and len(said) > 1:  # the projector takes a single column bare

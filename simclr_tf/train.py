@@ -521,4 +521,5 @@ def _data_errors(source: ImageSource) -> Iterator[None]:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    # A file's name may hold bytes that are no UTF-8, which stdout refuses.
+    print(line.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)

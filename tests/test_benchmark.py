@@ -37,7 +37,13 @@ def test_each_part_runs(arguments: list[str], words: list[str], capsys: Any) -> 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [([], "WHAT"), (["speed"], "invalid choice"), (["loss", "--batch_size=0"], "above 0")],
+    [
+        ([], "WHAT"),
+        (["speed"], "invalid choice"),
+        (["loss", "--batch_size=0"], "above 0"),
+        (["loss", "--dataset=mnist_5k"], "WHAT=input alone"),
+        (["input", "--dataset=mnist_5k", "--batch_size=9999"], "smaller --batch_size"),
+    ],
 )
 def test_wrong_arguments(arguments: list[str], words: str, capsys: Any) -> None:
     assert benchmark.main(["benchmark", *arguments]) == 2

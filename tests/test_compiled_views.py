@@ -130,4 +130,4 @@ def test_one_compilation_serves_every_draw():
     slices = [op for op in graph.get_operations() if op.type == "Slice"]
     assert [op.name for op in slices if op.inputs[1].op.type != "Const"] == []
     reads = [op for op in graph.get_operations() if op.type == "XlaDynamicSlice"]
-    assert len(reads) == 2 * 5  # bands of 16 pixels, twice
+    assert len(reads) == 2 * 3  # bands of 28 pixels, twice

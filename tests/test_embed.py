@@ -435,6 +435,34 @@ def test_a_bad_image_stops_where_asked(tmp_path: Path, photos: Path, embed: Run)
     assert os.listdir() == []
 
 
+def test_every_image_left_out_is_counted(photos: Path, embed: Run) -> None:
+    """Also those that the source never listed."""
+    code, out, err = embed(f"--dataset={photos}", "--output=f.npz")
+    assert code == 0 and "23 x 16 final_avg_pool, 1 unreadable left out" in out, err
+
+
+def test_folders_of_both_outputs_are_made(photos: Path, embed: Run) -> None:
+    code, _, err = embed(f"--dataset={photos}", "--output=a/f.npz", "--projector_dir=b/c/proj")
+    assert code == 0, err
+    assert os.path.isfile("a/f.npz") and os.path.isfile("b/c/proj/tensors.tsv")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.parametrize("kind", ["tsv", "parquet", "npz"])
+def test_names_that_are_not_utf8(embed: Run, kind: str) -> None:
+    os.mkdir("in")
+    for name in (b"x\xff.png", b"y.png"):
+        with open(os.path.join(b"in", name), "wb") as file:
+            Image.new("RGB", (8, 8)).save(file, format="PNG")
+    code, _, err = embed("--dataset=in", f"--output=f.{kind}", "--projector_dir=proj")
+    assert code == 0, err
+    if kind == "tsv":
+        with open("f.tsv", "rb") as file:
+            assert b"x\xff.png" in file.read()
+    with open("proj/metadata.tsv", encoding="utf-8") as file:
+        assert "x\\udcff.png" in file.read()
+
+
 def test_images_that_break_later_are_left_out(
     tmp_path: Path, embed: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

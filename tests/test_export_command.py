@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from release_files import write_release_file
+from tensorflow import keras
 
 from simclr_tf.checkpoints import model_variables
 from simclr_tf.encoders import make_encoder
@@ -94,6 +95,18 @@ def test_a_run_through_every_format(trained: Path, export: Any) -> None:
     np.testing.assert_allclose(
         again.predict(images(), verbose=0), own["final_avg_pool"], rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_keras_file_keeps_the_loss_of_its_run(tmp_path: Path, export: Any) -> None:
+    folder = tmp_path / "run"
+    settings = ["--temperature=0.5", "--nohidden_norm", "--weight_decay=0.125", "--seed=3",
+                "--lineareval_loss_weight=0.25", "--mode=train"]  # fmt: skip
+    assert train(["simclr-tf", *TINY, *settings, f"--model_dir={folder}"]) == 0
+    model = keras.models.load_model(export(folder, "keras", "--format=keras") / "model.keras")
+    config = model.get_config()
+    wanted = {"temperature": 0.5, "hidden_norm": False, "weight_decay": 0.125, "seed": 3,
+              "supervised_loss_weight": 0.25}  # fmt: skip
+    assert {name: config[name] for name in wanted} == wanted
 
 
 def test_a_fine_tuned_run_keeps_its_selector(trained: Path, tmp_path: Path) -> None:

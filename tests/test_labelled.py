@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +54,29 @@ def examples(source: ImageSource, shuffled: bool = False) -> list[tuple[bytes, i
     keys = keys if shuffled else source.ordered_keys()
     decoded = keys.map(lambda key: source.decode(key)).as_numpy_iterator()
     return [(e["image"].tobytes(), int(e["label"])) for e in decoded]
+
+
+def test_tfds_labels_are_read_once(source: Callable[[str], ImageSource], tmp_path: Path) -> None:
+    tfds, passes = source("TFDS"), []
+    real = tfds.ordered_keys
+    tfds.ordered_keys = lambda: passes.append(1) or real()  # type: ignore[method-assign]
+    path = str(tmp_path / LIST_FILE)
+    positions = find_labelled(tfds, 0.25, 0, path)
+    write_labelled(tfds, positions, path)
+    assert find_labelled(tfds, 0.25, 0, path).tolist() == positions.tolist()
+    assert len(passes) == 1
+    hidden = tfds.hide_labels(positions).read_labels()
+    assert sorted(np.flatnonzero(hidden >= 0)) == positions.tolist()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_list_of_names_that_are_not_utf8(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in/train", {"a": 3, "b": 3})
+    one = next((tmp_path / "in/train/a").iterdir())
+    os.rename(one, os.path.join(os.fsencode(one.parent), b"\xff.png"))
+    photos, path = open_source(str(tmp_path / "in"), "all"), str(tmp_path / LIST_FILE)
+    write_labelled(photos, np.arange(6), path)
+    assert find_labelled(photos, 1.0, 0, path).tolist() == list(range(6))
 
 
 # Which.

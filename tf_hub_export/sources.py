@@ -93,7 +93,14 @@ def _recorded(folder: str, step: int) -> dict[str, Any]:
 
 def _build(settings: Mapping[str, Any], classes: int | None, folder: str) -> SimCLR | Classifier:
     """Returns a fresh model as a run's settings describe it."""
-    names = ("resnet_depth", "width_multiplier", "sk_ratio", "se_ratio", "batch_norm_decay")
+    names = (
+        "resnet_depth",
+        "width_multiplier",
+        "sk_ratio",
+        "se_ratio",
+        "batch_norm_decay",
+        "global_bn",
+    )
     try:
         encoder = make_encoder(
             settings["encoder"],
@@ -105,6 +112,7 @@ def _build(settings: Mapping[str, Any], classes: int | None, folder: str) -> Sim
             out_dim=settings["proj_out_dim"],
             num_layers=settings["num_proj_layers"],
             batch_norm_momentum=settings["batch_norm_decay"],
+            synchronized=settings["global_bn"],
         )
         if settings["train_mode"] in ("finetune", "distill") and classes is not None:
             return Classifier(
@@ -113,12 +121,20 @@ def _build(settings: Mapping[str, Any], classes: int | None, folder: str) -> Sim
                 projection_head=head,
                 projection_selector=settings["ft_proj_selector"],
                 fine_tune_after_block=settings["fine_tune_after_block"],
+                weight_decay=settings["weight_decay"],
+                seed=settings["seed"],
             )
         return SimCLR(
             encoder,
             projection_head=head,
             num_classes=classes,
             projection_selector=settings["ft_proj_selector"],
+            temperature=settings["temperature"],
+            hidden_norm=settings["hidden_norm"],
+            # A run of an earlier version has no such setting.
+            supervised_loss_weight=settings.get("lineareval_loss_weight", 1.0),
+            weight_decay=settings["weight_decay"],
+            seed=settings["seed"],
         )
     except KeyError as error:
         raise UserError(

@@ -67,7 +67,7 @@ def find_labelled(
     if not os.path.exists(path):
         return choose_labelled(source.read_labels(), fraction, seed)
     positions, labels = _read_list(source, path)
-    if check and not np.array_equal(source.subset(positions).read_labels(), labels):
+    if check and not np.array_equal(source.read_labels()[positions], labels):
         raise _misfit(path, source, "another label for some image")
     return positions
 
@@ -83,7 +83,7 @@ def write_labelled(source: ImageSource, positions: np.ndarray, path: str) -> Non
     """
     if os.path.exists(path):
         return
-    labels = source.subset(positions).read_labels()
+    labels = source.read_labels()[positions]
     files, names = source.file_names(), source.class_names
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -92,7 +92,8 @@ def write_labelled(source: ImageSource, positions: np.ndarray, path: str) -> Non
         file = files[position] if files is not None else ""
         writer.writerow([position, file, label, names[label] if names is not None else ""])
     partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8", newline="") as target:
+    # Names of files may hold bytes that are no UTF-8.
+    with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as target:
         target.write(text.getvalue())
     os.replace(partial, path)
 
@@ -100,7 +101,7 @@ def write_labelled(source: ImageSource, positions: np.ndarray, path: str) -> Non
 def _read_list(source: ImageSource, path: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns positions and labels; files go by name, wherever they stand by now."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)
             missing = set(_COLUMNS) - set(reader.fieldnames or ())
             rows = list(reader)

@@ -76,7 +76,8 @@ def resolve_split(
         raise UserError(
             f"Expected a split expression that selects images of '{dataset}' "
             f"({', '.join(f'{name}: {size}' for name, size in sizes.items())}); "
-            f"received: '{expression}', which selects none."
+            f"received: '{expression}', which selects none. Pass another "
+            "one, or add images: of a class with a single image none is held out."
         )
     return ranges
 

@@ -137,6 +137,7 @@ class TfdsSource(ImageSource):
         wanted = {key: True for key in (self._image_key, self._label_key) if key is not None}
         # Other features, masks for example, are not even decoded.
         self._features = tfds.decode.PartialDecoding(wanted).extract_features(info.features)
+        self._labels: np.ndarray | None = None  # int64 (N,), once they are read
         self._shown: tf.Tensor | None = None  # bool (N,): labels that are not hidden
         splits = [info.splits[r.name] for r in ranges]
         stored = sum(s.num_bytes or 0 for s in splits) // sum(s.num_examples for s in splits)
@@ -219,7 +220,12 @@ class TfdsSource(ImageSource):
         return pairs.map(lambda record, flag: {"record": record, "shown": flag})
 
     def read_labels(self) -> np.ndarray:
-        """Returns the labels, int64 (N,): one pass over the records, which decodes no image."""
+        """Returns the labels, int64 (N,).
+
+        The first call passes over the records once, and decodes no image.
+        """
+        if self._labels is not None:
+            return self._labels
         logging.info("Reading the %d labels of '%s' ...", self.num_examples, self.name)
 
         def label_of(record: tf.Tensor) -> tf.Tensor:
@@ -227,7 +233,8 @@ class TfdsSource(ImageSource):
             return tf.cast(example[self._label_key], tf.int64)
 
         labels = self.ordered_keys().map(label_of, tf.data.AUTOTUNE, deterministic=True)
-        return np.fromiter(labels.prefetch(1024).as_numpy_iterator(), np.int64)
+        self._labels = np.fromiter(labels.prefetch(1024).as_numpy_iterator(), np.int64)
+        return self._labels
 
     def subset(self, positions: np.ndarray) -> ChosenRecords:
         """Returns a source of the records at these positions alone, which it keeps in memory."""
@@ -238,6 +245,7 @@ class TfdsSource(ImageSource):
         hidden = copy.copy(self)
         flags = np.zeros(self.num_examples, bool)
         flags[shown] = True
+        hidden._labels = np.where(flags, self.read_labels(), -1)
         hidden._shown = tf.constant(flags)
         return hidden
 
