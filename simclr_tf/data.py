@@ -120,6 +120,8 @@ def training_dataset(
         min_side = None if canvas is None else 2 * canvas
         example = source.decode(key, min_side=min_side, replace_bad=True)
         if host_transform is not None:
+            # Decoded once for both views: decoding two crops alone takes half as long again
+            # (measured on JPEG files of 375 x 500 pixels).
             x = host_transform(example["image"], _example_seed(seed, position))
             x = tuple(x) if isinstance(x, list) else x
         elif canvas is not None:
