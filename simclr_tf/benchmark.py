@@ -15,6 +15,15 @@ _WHAT = {
     "input": "the input pipeline alone, and the share of the time that a step waits for it",
 }
 
+# What not every part takes.
+_ONLY = {
+    "image_size": ("augment", "step", "input"),
+    "mixed_precision": ("step",),
+    "jit_compile": ("step",),
+    "width_multiplier": ("step", "input"),
+    "dataset": ("input",),
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
@@ -26,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments.add_argument("what", metavar="WHAT", choices=sorted(_WHAT))
     arguments.add_argument(
-        "--image_size", type=int, default=32, help="side of the views in pixels (default 32)"
+        "--image_size", type=int, help="side of the views in pixels (default 32)"
     )
     arguments.add_argument(
         "--batch_size", type=int, help="images (default 256, step and input: 64, loss: 8192)"
@@ -37,11 +46,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--mixed_precision",
         choices=("none", "bfloat16"),
-        default="none",
         help="of the step; the baseline stays float32",
     )
-    arguments.add_argument("--jit_compile", action="store_true", help="XLA for our step")
-    arguments.add_argument("--width_multiplier", type=float, default=1.0, help="of the ResNet-18")
+    arguments.add_argument(
+        "--jit_compile", action="store_true", default=None, help="XLA for our step"
+    )
+    arguments.add_argument(
+        "--width_multiplier", type=float, help="of the ResNet-18 of step and input (default 1)"
+    )
     arguments.add_argument(
         "--dataset", help="of input; default: the embedded digits, then JPEG files of noise"
     )
@@ -53,32 +65,33 @@ def _measure(given: argparse.Namespace) -> None:
         value = getattr(given, name)
         if value is not None and not value > 0:
             raise UserError(f"Expected --{name} above 0; received: {value}.")
-    if given.dataset is not None and given.what != "input":
-        raise UserError(
-            f"Expected --dataset with WHAT=input alone; received: {given.what}. Leave it out."
-        )
+    for name, takers in _ONLY.items():
+        if getattr(given, name) is not None and given.what not in takers:
+            raise UserError(
+                f"Expected --{name} with WHAT={' or '.join(takers)} alone; received: "
+                f"{given.what}. Leave it out."
+            )
     from simclr_tf import benchmarks
 
+    image_size, width = given.image_size or 32, given.width_multiplier or 1.0
     default = {"step": 64, "input": 64, "loss": 8192}.get(given.what, 256)
     size = given.batch_size or default
     if given.what == "augment":
-        rows = benchmarks.augmentation(given.image_size, size, given.seconds)
+        rows = benchmarks.augmentation(image_size, size, given.seconds)
     elif given.what == "loss":
         rows = benchmarks.loss(size, given.seconds)
     elif given.what == "input":
         from simclr_tf.input_benchmark import input_pipeline
 
-        rows = input_pipeline(
-            given.image_size, size, given.seconds, given.width_multiplier, given.dataset
-        )
+        rows = input_pipeline(image_size, size, given.seconds, width, given.dataset)
     else:
         rows = benchmarks.training_step(
-            given.image_size,
+            image_size,
             size,
             given.seconds,
-            width_multiplier=given.width_multiplier,
-            mixed_precision=given.mixed_precision,
-            jit_compile=given.jit_compile,
+            width_multiplier=width,
+            mixed_precision=given.mixed_precision or "none",
+            jit_compile=bool(given.jit_compile),
         )
     for row in rows:
         print(row)
