@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_tf import compiled_views, image_ops
+from simclr_tf import building, compiled_views, image_ops
 from simclr_tf.augment import SimCLRAugment
+from simclr_tf.config import Config
 
 SEED = (3, 4)
 # A float32 distance between pixels of a 320-pixel image is exact to 3e-5 of a pixel.
@@ -131,3 +132,23 @@ def test_one_compilation_serves_every_draw():
     assert [op.name for op in slices if op.inputs[1].op.type != "Const"] == []
     reads = [op for op in graph.get_operations() if op.type == "XlaDynamicSlice"]
     assert len(reads) == 2 * 3  # bands of 28 pixels, twice
+
+
+@pytest.mark.parametrize(
+    ("choice", "steps", "accelerated", "expected"),
+    [
+        ("on", 1, True, True),
+        ("off", 10_000, False, False),
+        ("auto", 199, False, None),
+        ("auto", 200, False, True),
+        ("auto", 10_000, True, None),
+    ],
+)
+def test_the_flag_decides(monkeypatch, choice, steps, accelerated, expected):
+    monkeypatch.setattr(building, "accelerated", lambda: accelerated)
+    config = Config(
+        dataset="mnist_5k", image_size=8, encoder="mlp:4", proj_out_dim=4,
+        augment_jit_compile=choice,
+    )  # fmt: skip
+    model = building.make_model(config, num_classes=10, num_examples=64, train_steps=steps)
+    assert model.augment.jit_compile is expected
