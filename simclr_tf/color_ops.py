@@ -160,6 +160,8 @@ def jitter_planes(
     Returns:
         R, G and B in [0, 1].
 
+    Source: as `color_jitter`.
+
     Example:
         >>> jitter_planes([tf.ones([1, 8, 8])] * 3, SATURATION, 1.2)[0].shape
         TensorShape([1, 8, 8])
@@ -175,7 +177,18 @@ def jitter_planes(
 
 
 def luminance(planes: list[tf.Tensor]) -> tf.Tensor:
-    """Returns the weighted sum of R, G and B planes, as tf.image.rgb_to_grayscale weighs them."""
+    """Returns the grey of R, G and B planes, as tf.image.rgb_to_grayscale weighs them.
+
+    Args:
+        planes: R, G and B, each float (N, H, W).
+
+    Returns:
+        float32 (N, H, W).
+
+    Example:
+        >>> luminance([tf.ones([1, 8, 8])] * 3).shape
+        TensorShape([1, 8, 8])
+    """
     red, green, blue = planes
     return red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
 

@@ -205,6 +205,13 @@ def resize_bands(
     Returns:
         For each of the T bands the first source pixel that it reads, int32 (T,), and its matrix
         over the K source pixels from there on, float32 (T, tile, K).
+
+    Source: as `crop_and_resize`, of which this is one side of one image.
+
+    Example:
+        >>> zero, whole = tf.constant(0.0), tf.constant(320.0)
+        >>> resize_bands(zero, whole, 320, 224, tf.constant(False), tile=28)[0].shape
+        TensorShape([8])
     """
     bands = -(-size_out // tile)
     centre = _resize_centres(start[tf.newaxis], length[tf.newaxis], size_out, flip[tf.newaxis])
@@ -259,7 +266,22 @@ def _resize_weights(
 
 
 def blur_matrix(sigma: tf.Tensor, size: Any, radius: int) -> tf.Tensor:
-    """Returns (N, size, size): the convolution with a Gaussian cut at `radius`, zeros outside."""
+    """Returns the convolution with a Gaussian along one side as a matrix, zeros outside.
+
+    Args:
+        sigma: (N,) standard deviation of each image's Gaussian in pixels, > 0.
+        size: pixels of the side.
+        radius: pixels on each side of the centre that count.
+
+    Returns:
+        float32 (N, size, size), which multiplies columns of pixels.
+
+    Source: as `gaussian_blur`.
+
+    Example:
+        >>> blur_matrix(tf.constant([1.0]), 32, radius=1).shape
+        TensorShape([1, 32, 32])
+    """
     taps = tf.range(-radius, radius + 1, dtype=tf.float32)
     scale = -0.5 / tf.square(sigma)[:, tf.newaxis]  # (N, 1)
     total = tf.reduce_sum(tf.exp(scale * tf.square(taps)), axis=1)  # (N,)
