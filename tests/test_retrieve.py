@@ -126,7 +126,7 @@ def test_other_endpoints_and_a_limit(command: Callable[..., str]) -> None:
         (["--saved_model=nowhere"], "'nowhere', which is neither"),
         (["--dataset=./nowhere"], "nowhere"),
         (["--split=tarin"], "tarin"),
-        (["--endpoint=block_group9"], "among block_group1, "),
+        (["--endpoint=block_group9"], "one of block_group1, "),
         (["--neighbours=60"], "fewer neighbours than the 60 images"),
         (["--neighbours=0"], "--neighbours of at least 1"),
         (["--queries=0"], "--queries of at least 1"),

@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.data import evaluation_dataset
 from simclr_tf.datasets import ImageSource, open_source
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import save_figure
-from simclr_tf.exported import ExportedModel
+from simclr_tf.extraction import Extractor, feature_batches, load_extractor
 
 _THUMBNAIL = 64  # pixels; what is drawn
 _RAW = 32  # pixels; what raw pixels are compared at
@@ -71,20 +70,9 @@ def retrieve(
     Example:
         >>> retrieve("runs/digits", "mnist_5k", "retrieval.png", split="test")
     """
-    exported = ExportedModel(saved_model)
-    if image_size is None:
-        if exported.image_size is None:
-            raise UserError(
-                f"Expected the size of images in {exported.path}; it says none. Pass --image_size."
-            )
-        image_size = exported.image_size[0]
-    known = exported.endpoints(image_size)
-    if endpoint not in known:
-        raise UserError(
-            f"Expected an endpoint among {', '.join(sorted(known))}; received: {endpoint!r}."
-        )
+    extract = load_extractor(saved_model, endpoint, image_size)
     source = open_source(dataset, split, data_dir=data_dir)
-    gallery = embed(exported, source, image_size, endpoint, batch_size, max_images)
+    gallery = embed(extract, source, batch_size, max_images)
     count = len(gallery.features)
     if neighbours >= count:
         raise UserError(
@@ -105,53 +93,37 @@ def retrieve(
     return [*lines, f"Wrote {output}: {len(rows)} queries and their nearest images."]
 
 
-def embed(
-    exported: ExportedModel,
-    source: ImageSource,
-    image_size: int,
-    endpoint: str,
-    batch_size: int,
-    max_images: int,
-) -> Gallery:
+def embed(extract: Extractor, source: ImageSource, batch_size: int, max_images: int) -> Gallery:
     """Returns the features of a source's images, as an evaluation sees them.
 
     Args:
-        exported: The encoder.
+        extract: The encoder's endpoint; maps (N, h, w, d) are averaged over space.
         source: The images; unreadable ones are left out.
-        image_size: Side in pixels.
-        endpoint: Which features; maps (N, h, w, d) are averaged over space.
         batch_size: Images at a time.
         max_images: Images at most.
 
     Returns:
         A `Gallery`.
+
+    Raises:
+        UserError: No image is readable.
     """
     from tqdm import tqdm
 
-    @tf.function(reduce_retracing=True)
-    def work(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = exported(images)[endpoint]
-        if features.shape.rank == 4:
-            features = tf.reduce_mean(features, [1, 2])
-        side = min(_THUMBNAIL, image_size)
-        small = tf.image.resize(images, (side, side), "area")
-        return features, tf.cast(tf.round(255 * small), tf.uint8)
-
-    data = evaluation_dataset(source, batch_size=batch_size, image_size=image_size)
-    data = data.unbatch().take(max_images).batch(batch_size)
-    parts: list[list[np.ndarray]] = [[], [], []]
+    side = min(_THUMBNAIL, *extract.image_size)
+    parts: list[dict[str, np.ndarray]] = []
     with source.user_errors(), tqdm(desc="Embedding", unit=" images", delay=2) as bar:
-        for batch in data:
-            features, thumbnails = work(batch[0])
-            parts[0].append(features.numpy())
-            parts[1].append(thumbnails.numpy())
-            if len(batch) > 1:
-                parts[2].append(batch[1].numpy())
-            bar.update(len(thumbnails))
-    if not parts[0]:
+        for columns, _ in feature_batches(source, extract, batch_size, thumbnail=side):
+            if columns["features"].ndim == 4:
+                columns["features"] = columns["features"].mean(axis=(1, 2))
+            parts.append({n: v[: max_images - bar.n] for n, v in columns.items()})
+            bar.update(len(parts[-1]["index"]))
+            if bar.n >= max_images:
+                break
+    if not bar.n:
         raise UserError(f"Expected readable images in '{source.name}'; received: none.")
-    features, thumbnails = (np.concatenate(part) for part in parts[:2])
-    return Gallery(features, thumbnails, np.concatenate(parts[2]) if parts[2] else None)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Gallery(joined["features"], joined["thumbnail"], joined.get("label"))
 
 
 def raw_pixels(thumbnails: np.ndarray) -> np.ndarray:
