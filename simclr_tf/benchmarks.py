@@ -15,6 +15,7 @@ from simclr_tf.heads import ProjectionHead
 from simclr_tf.losses import nt_xent
 from simclr_tf.model import SimCLR
 from simclr_tf.optimizers import LARS
+from simclr_tf.process_state import isolated, policy_name
 from simclr_tf.resnet import ResNet
 
 _DIMENSIONS = 128
@@ -157,11 +158,11 @@ def training_step(
     shape = (batch_size, image_size, image_size, 3)
     pair = tuple(tf.constant(random.rand(*shape).astype("float32")) for _ in range(2))
     labels = tf.constant(random.randint(0, 10, batch_size))
-    baseline = _lean_step(width_multiplier, image_size)
+    with isolated("float32"):
+        baseline = _lean_step(width_multiplier, image_size)
     views = tf.concat(pair, 0)
-    policy = "float32" if mixed_precision == "none" else f"mixed_{mixed_precision}"
-    keras.mixed_precision.set_global_policy(policy)
-    try:
+    policy = policy_name(mixed_precision)
+    with isolated(policy):
         model = SimCLR(
             ResNet(18, width_multiplier, cifar_stem=image_size <= 32),
             ProjectionHead(),
@@ -172,8 +173,6 @@ def training_step(
         ours = tf.function(lambda: model.train_step((pair, labels)), jit_compile=jit_compile)
         name = f"simclr_tf, {policy}" + (", XLA" if jit_compile else "")
         times = in_turn({"lean Keras, float32": lambda: baseline(views), name: ours}, seconds)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
     title = f"training step, ResNet-18, {image_size} pixels, {batch_size} images"
     lines = table(title, times, batch_size, "images/s")
     work = 3 * 2 * batch_size * _forward_flops(model.encoder, image_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +13,15 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from simclr_tf.atomic_file import new_file
 from simclr_tf.checkpoints import CheckpointStore
+from simclr_tf.finite import failure
+from simclr_tf.writers import Writer
+
+_ALONE = Writer()
+# float16: an update that overflows is skipped, and the weights stay as they were; a loss that has
+# not recovered after so many steps will not.
+_SKIPPED_STEPS = 10
 
 
 class StepCallback(keras.callbacks.Callback):
@@ -45,11 +54,14 @@ class Progress(StepCallback):
         first_step: Steps that were taken before.
         train_steps: Steps of the whole run.
         batch_size: Images per step.
+        writer: Who shows it; several workers show one bar.
     """
 
-    def __init__(self, first_step: int, train_steps: int, batch_size: int) -> None:
+    def __init__(
+        self, first_step: int, train_steps: int, batch_size: int, writer: Writer = _ALONE
+    ) -> None:
         super().__init__(first_step)
-        self._train_steps, self._batch_size = train_steps, batch_size
+        self._train_steps, self._batch_size, self._writer = train_steps, batch_size, writer
         self._bar: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -64,6 +76,7 @@ class Progress(StepCallback):
             dynamic_ncols=interactive,
             mininterval=0.5 if interactive else 15,  # a log file gets a line now and then
             desc="Training",
+            disable=not self._writer.is_chief,
         )
 
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
@@ -90,6 +103,44 @@ class Progress(StepCallback):
             self._bar.close()
 
 
+class StopOnNotFinite(StepCallback):
+    """Ends `fit` at the first step whose loss is NaN or infinite.
+
+    The progress bar reads the losses of every step anyway: this waits for nothing more. A model
+    with a loss scale (float16) leaves out the updates that overflow, so that there a loss must stay
+    non-finite over 10 steps; gradients that overflow beside a finite loss are no failure.
+
+    Args:
+        first_step: Steps that were taken before.
+        last_checkpoint: Returns the newest checkpoint's prefix, or None.
+
+    Raises:
+        NotFiniteError: In `fit`; it says step, learning rate, checkpoint and what to try.
+    """
+
+    def __init__(self, first_step: int, last_checkpoint: Callable[[], str | None]) -> None:
+        super().__init__(first_step)
+        self._last_checkpoint = last_checkpoint
+        self._in_a_row = 0
+
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        if "loss" not in logs:
+            return
+        loss = float(np.mean(np.asarray(logs["loss"])))
+        if math.isfinite(loss):
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        scaled = isinstance(self.model.optimizer, keras.mixed_precision.LossScaleOptimizer)
+        if scaled and self._in_a_row < _SKIPPED_STEPS:
+            # Else the mean since the last summary would hide that the next step is well.
+            for metric in self.model.metrics:
+                metric.reset_state()
+            return
+        rate = float(np.mean(np.asarray(logs.get("learning_rate", math.nan))))
+        raise failure(f"the loss is {loss:g}", step, rate, self._last_checkpoint())
+
+
 class Summaries(StepCallback):
     """TensorBoard scalars, a picture of the views, and `metrics.csv`, every so many steps.
 
@@ -101,6 +152,7 @@ class Summaries(StepCallback):
         folder: Where to write.
         is_due: Whether a summary is written after a step.
         picture: Returns a uint8 picture (h, w, 3) of the views of a step, or None.
+        writer: Who writes.
     """
 
     def __init__(
@@ -109,9 +161,14 @@ class Summaries(StepCallback):
         folder: str,
         is_due: Callable[[int], bool],
         picture: Callable[[int], np.ndarray | None] | None = None,
+        writer: Writer = _ALONE,
     ) -> None:
         super().__init__(first_step)
         self._folder, self._is_due, self._picture = folder, is_due, picture
+        self._is_chief = writer.is_chief
+        if not self._is_chief:
+            self._writer = tf.summary.create_noop_writer()
+            return
         self._writer = tf.summary.create_file_writer(folder)
         # What an interrupted run wrote after its last checkpoint comes again.
         trim_csv(os.path.join(folder, "metrics.csv"), first_step)
@@ -119,6 +176,12 @@ class Summaries(StepCallback):
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
         if not self._is_due(step):
             return
+        if self._is_chief:
+            self._write(step, logs)
+        for metric in self.model.metrics:  # on every worker: its means are those of all
+            metric.reset_state()
+
+    def _write(self, step: int, logs: dict[str, Any]) -> None:
         values = {name: _scalar(value) for name, value in logs.items() if name != "loss"}
         append_csv(os.path.join(self._folder, "metrics.csv"), {"step": step, **values})
         with self._writer.as_default():
@@ -129,8 +192,6 @@ class Summaries(StepCallback):
             if picture is not None:
                 tf.summary.image("views", picture[np.newaxis], step)
         self._writer.flush()
-        for metric in self.model.metrics:
-            metric.reset_state()
 
     def on_train_end(self, logs: Any = None) -> None:
         self._writer.close()
@@ -168,10 +229,8 @@ def trim_csv(path: str, last_step: int) -> None:
     kept = [r for r in rows if len(r) > place and r[place].isdigit() and int(r[place]) <= last_step]
     if len(kept) == len(rows):
         return
-    partial = f"{path}.partial"
-    with open(partial, "w", newline="") as file:
+    with new_file(path) as partial, open(partial, "w", newline="") as file:
         csv.writer(file).writerows([header, *kept])
-    os.replace(partial, path)
 
 
 def append_csv(path: str, row: dict[str, Any]) -> None:

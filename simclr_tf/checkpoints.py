@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf.architecture import Architecture
 from simclr_tf.compat import optimizer_variables, raw_variable, short_name
 from simclr_tf.errors import UserError
-from simclr_tf.stored_weights import VALUE, StoredWeights, newest_checkpoint
+from simclr_tf.finite import failure, not_finite
+from simclr_tf.stored_weights import VALUE, StoredWeights, all_checkpoints, newest_checkpoint
+from simclr_tf.writers import Writer
 
 _ENCODER, _PROJECTION, _SUPERVISED = "resnet_model/", "_projection_head/", "supervised_head/"
 
@@ -146,7 +149,7 @@ def load_weights(
         The report. Nothing is assigned where a name is missing or a shape differs: decide by it.
 
     Raises:
-        UserError: No readable checkpoint there.
+        UserError: No readable checkpoint there, or one that holds NaN or infinity.
     """
     stored = path if isinstance(path, StoredWeights) else StoredWeights(path)
     variables = model_variables(model)
@@ -167,6 +170,12 @@ def load_weights(
     if whole and (report.missing or report.unused or report.mismatched):
         return report
     tensors = {name: stored.read(name) for name in report.loaded}
+    bad = not_finite(tensors)
+    if bad is not None:
+        raise UserError(
+            f"Expected finite weights in {stored.path}; received: NaN or infinity in {bad}. "
+            "Take an earlier checkpoint."
+        )
     for name, tensor in tensors.items():
         variables[name].assign(tensor)
     return report
@@ -202,11 +211,19 @@ class CheckpointStore:
         optimizer: Its optimizer, built (`optimizer.build(model.trainable_variables)`).
         directory: The run's `model_dir`.
         max_to_keep: How many checkpoints stay; 0 keeps all.
+        writer: Who writes: the others save into a scratch folder, and read from `directory`.
     """
 
     def __init__(
-        self, model: keras.Model, optimizer: Any, directory: str, max_to_keep: int = 5
+        self,
+        model: keras.Model,
+        optimizer: Any,
+        directory: str,
+        max_to_keep: int = 5,
+        writer: Writer | None = None,
     ) -> None:
+        self._directory = directory
+        self._writer = writer or Writer()
         self._model = model
         self._optimizer = optimizer
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -216,21 +233,48 @@ class CheckpointStore:
             optimizer=self._state,
             global_step=self._step,
         )
-        self._manager = tf.train.CheckpointManager(
-            checkpoint, directory, max_to_keep=max_to_keep or None
-        )
+        self._checkpoint = checkpoint
+        self._manager = None
+        if self._writer.is_chief:
+            self._manager = tf.train.CheckpointManager(
+                checkpoint, directory, max_to_keep=max_to_keep or None
+            )
 
     @property
     def latest(self) -> str | None:
         """Prefix of the newest checkpoint, or None."""
-        return newest_checkpoint(self._manager.directory)
+        return newest_checkpoint(self._directory)
+
+    def newest_healthy(self) -> tuple[str | None, list[str]]:
+        """Returns the newest checkpoint without NaN or infinity, and those that are newer."""
+        latest = self.latest
+        if latest is None:
+            return None, []
+        others = [p for p in all_checkpoints(self._directory) if p != latest]
+        sick = []
+        for prefix in (latest, *others):
+            if StoredWeights(prefix).is_finite():
+                return prefix, sick
+            sick.append(prefix)
+        return None, sick
 
     def save(self) -> str:
-        """Writes a checkpoint at the optimizer's step; returns its prefix."""
+        """Writes a checkpoint at the optimizer's step; returns its prefix.
+
+        Raises:
+            NotFiniteError: A weight or the optimizer's state is NaN or infinite: nothing is
+                written, so that no healthy checkpoint gives way to it.
+        """
         # By way of a tensor: a variable of several replicas is no array.
         step = int(tf.convert_to_tensor(raw_variable(self._optimizer.iterations)))
+        bad = not_finite({**model_variables(self._model), **self._state})
+        if bad is not None:
+            rate = getattr(self._optimizer, "inner_optimizer", self._optimizer).learning_rate
+            raise failure(f"{bad} is not finite", step, float(np.asarray(rate)), self.latest)
         self._step.assign(step)
-        return self._manager.save(checkpoint_number=step)
+        with self._writer.folder(self._directory) as folder:
+            manager = self._manager or tf.train.CheckpointManager(self._checkpoint, folder, 1)
+            return manager.save(checkpoint_number=step)
 
     def restore(self, prefix: str | None = None) -> int:
         """Restores weights, optimizer and step of `prefix` (the newest); returns the step.

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from simclr_tf import __version__
-from simclr_tf.errors import UserError
+from simclr_tf.errors import NotFiniteError, UserError
+from simclr_tf.quiet import quiet_libraries
 
 
 class Arguments(argparse.ArgumentParser):
@@ -47,16 +48,22 @@ def run_command(
         argv: Arguments with the program's name first; None: those of the process.
 
     Returns:
-        The exit code: 0, 2 after a user's mistake, 130 after an interruption.
+        The exit code: 0, 2 after a user's mistake, 3 where numbers became NaN or
+        infinite, 130 after an interruption.
     """
     name = arguments.prog.removeprefix("python -m ")
     # As in `run`: TensorFlow 2.15 greets every process with errors that mean nothing.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        work(arguments.parse_args((sys.argv if argv is None else argv)[1:]))
+        given = arguments.parse_args((sys.argv if argv is None else argv)[1:])
+        with quiet_libraries():
+            work(given)
     except UserError as error:
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except NotFiniteError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print(f"{name}: interrupted.", file=sys.stderr)
         return 130

@@ -5,14 +5,19 @@ Every other module is written once, against what both generations share.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
+from tensorflow.python.eager import context as eager_context
 
 # `keras.__version__` is missing from TensorFlow 2.15's `tensorflow.keras`; `keras.ops` is new in 3.
 KERAS_3: bool = hasattr(keras, "ops")
+
+# Where Keras 3 keeps the seed of `keras.utils.set_random_seed` and the generator made from it.
+_KERAS_3_SEEDS = ("global_random_seed", "global_seed_generator")
 
 # TensorFlow >= 2.16 exposes no `tensorflow.keras.saving`; `keras.utils` has these on both.
 register = keras.utils.register_keras_serializable(package="simclr_tf")
@@ -77,3 +82,35 @@ def replica_logs(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     if KERAS_3 and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return {name: tf.reshape(value, [1]) for name, value in logs.items()}
     return logs
+
+
+def global_seeds() -> Any:
+    """Returns the state behind TensorFlow's and Keras's unseeded draws, for `restore_global_seeds`.
+
+    Neither generation lets it be read by a public name.
+    """
+    context = eager_context.context()
+    generator = context._rng
+    of_tensorflow = (context._seed, generator.getstate() if generator is not None else None)
+    if KERAS_3:  # a seed, and a generator that is made from it when it is first asked for
+        held = sys.modules["keras.src.backend.common.global_state"]
+        return of_tensorflow, {name: held.get_global_attribute(name) for name in _KERAS_3_SEEDS}
+    # Keras 2: a generator of Python's, which a seed replaces
+    return of_tensorflow, getattr(sys.modules["keras.src.backend"]._SEED_GENERATOR, "generator", 0)
+
+
+def restore_global_seeds(states: Any) -> None:
+    """Gives TensorFlow and Keras the state back that `global_seeds` returned."""
+    (seed, generator_state), of_keras = states
+    context = eager_context.context()
+    context._set_global_seed(seed)  # clears the kernels that hold the other seed, too
+    if generator_state is not None:
+        context._rng.setstate(generator_state)
+    if KERAS_3:
+        held = sys.modules["keras.src.backend.common.global_state"]
+        for name, value in of_keras.items():
+            held.set_global_attribute(name, value)
+    elif of_keras != 0:
+        sys.modules["keras.src.backend"]._SEED_GENERATOR.generator = of_keras
+    elif hasattr(sys.modules["keras.src.backend"]._SEED_GENERATOR, "generator"):
+        del sys.modules["keras.src.backend"]._SEED_GENERATOR.generator

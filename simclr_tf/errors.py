@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""What a user's mistake raises, and what ends a run whose numbers are none any more."""
 
 from __future__ import annotations
 
@@ -12,4 +12,14 @@ class UserError(ValueError):
         >>> raise UserError('Expected image_size > 0; received: 0. Pass --image_size=32.')
         Traceback (most recent call last):
         simclr_tf.errors.UserError: Expected image_size > 0; received: 0. Pass --image_size=32.
+    """
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss, weight or result that became NaN or infinite; commands exit with code 3.
+
+    Example:
+        >>> raise NotFiniteError('Stopped at step 3: the loss is nan.')
+        Traceback (most recent call last):
+        simclr_tf.errors.NotFiniteError: Stopped at step 3: the loss is nan.
     """

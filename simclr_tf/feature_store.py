@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from simclr_tf.errors import UserError
+from simclr_tf.json_files import write_json
 
 _JOB, _STATE, _LOCK = "job.json", "state.json", "lock"
 
@@ -84,7 +85,7 @@ class FeatureStore:
             for name in sorted(held, key=lambda name: name == _JOB):
                 path = self._path(name)
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-            _write(self._path(_JOB), job)
+            write_json(self._path(_JOB), job)
         state = _read(self._path(_STATE))
         self.rows, self.seen = int(state.get("rows", 0)), int(state.get("seen", 0))
         sizes = {name: self._row_bytes(name) for name in self.columns}
@@ -122,7 +123,7 @@ class FeatureStore:
                 while waiting:
                     waiting = waiting[self._files[name].write(waiting) :]
             rows = self.rows + counts.pop()
-            _write(self._path(_STATE), {"rows": rows, "seen": seen})
+            write_json(self._path(_STATE), {"rows": rows, "seen": seen})
         self.rows, self.seen = rows, seen
 
     def blocks(self, name: str, size: int = 512) -> Iterator[np.ndarray]:
@@ -174,12 +175,6 @@ def _read(path: str) -> dict[str, Any]:
         raise UserError(
             f"Expected readable JSON in {path}; received: {error}. Remove {os.path.dirname(path)}."
         ) from error
-
-
-def _write(path: str, values: Mapping[str, Any]) -> None:
-    with open(f"{path}.new", "w", encoding="utf-8") as file:
-        json.dump(values, file)
-    os.replace(f"{path}.new", path)
 
 
 def _locked(path: str, folder: str) -> BinaryIO:

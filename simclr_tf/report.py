@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
+
+from simclr_tf.atomic_file import new_file
 
 _GAP = 2  # pixels of white between pictures
 
@@ -52,19 +52,15 @@ def save_views(path: str, originals: np.ndarray, views: np.ndarray) -> None:
         originals: (N, height, width, channels), uint8 or float in [0, 1].
         views: Float (2N, h, w, channels): N first views, then N second views.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # pyplot would set a backend for the whole process
 
     if originals.dtype == np.uint8:
         originals = originals / 255.0
     count = len(originals)
     titles = ("source image", "first view", "second view")
     columns = (originals, views[:count], views[count:])
-    figure, axes = pyplot.subplots(
-        count, 3, figsize=(4.5, 1.5 * count + 0.3), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(4.5, 1.5 * count + 0.3), layout="constrained")
+    axes = figure.subplots(count, 3, squeeze=False)
     for row in range(count):
         for place, (title, column) in enumerate(zip(titles, columns, strict=True)):
             axis = axes[row, place]
@@ -73,7 +69,5 @@ def save_views(path: str, originals: np.ndarray, views: np.ndarray) -> None:
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(title, fontsize=9)
-    partial = f"{path}.partial.png"
-    figure.savefig(partial, dpi=100)
-    pyplot.close(figure)
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        figure.savefig(partial, dpi=100)

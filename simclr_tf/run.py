@@ -1,7 +1,8 @@
 """`python -m simclr_tf.run`, installed as `simclr-tf`: flags to `Config`, then one call.
 
 Nothing here imports TensorFlow before the settings are known to be sound, so that help and wrong
-arguments answer at once. A user's mistake is one line on stderr and exit code 2.
+arguments answer at once. A user's mistake is one line on stderr and exit code 2; a
+loss that is no number any more stops the run with exit code 3.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from absl import flags
 
 from simclr_tf import __version__
 from simclr_tf.config import Config, define_flags
-from simclr_tf.errors import UserError
+from simclr_tf.errors import NotFiniteError, UserError
+from simclr_tf.quiet import quiet_libraries
 
 DEFAULT_PRESET = "quickstart"
 # Three flags that choose settings rather than being one; `Config` does not know them.
@@ -80,7 +82,8 @@ def main(argv: list[str] | None = None) -> int:
       argv: arguments with the program's name first; None: those of the process.
 
     Returns:
-      The exit code: 0, 2 after a user's mistake, 130 after an interruption.
+      The exit code: 0, 2 after a user's mistake, 3 where loss, weights or results became NaN or
+      infinite, 130 after an interruption.
     """
     arguments = list(sys.argv if argv is None else argv)[1:]
     if any(argument in _HELP for argument in arguments):
@@ -97,6 +100,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"simclr-tf: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except NotFiniteError as error:
+        print(f"simclr-tf: error: {error}", file=sys.stderr)
+        return 3
 
 
 def cli() -> None:
@@ -108,6 +114,11 @@ def _train(config: Config) -> int:
     """Makes a folder where none was given, imports TensorFlow and runs."""
     fresh = config.model_dir is None
     if fresh:
+        if config.strategy in ("auto", "multiworker") and os.environ.get("TF_CONFIG"):
+            raise UserError(
+                "Expected --model_dir with TF_CONFIG: all workers of a run share one folder; "
+                "received: none. Pass the same --model_dir to each."
+            )
         config = dataclasses.replace(config, model_dir=_fresh_folder(config))
         print(f"Writing to {config.model_dir} (choose another with --model_dir).", flush=True)
     folder = str(config.model_dir)
@@ -119,7 +130,8 @@ def _train(config: Config) -> int:
         from simclr_tf.train import train_and_evaluate
         from tf_hub_export import export_saved_model
 
-        train_and_evaluate(config, export_saved_model)
+        with quiet_libraries():
+            train_and_evaluate(config, export_saved_model)
     except KeyboardInterrupt:
         again = f"with --model_dir={folder} " if fresh else ""
         print(
@@ -257,6 +269,8 @@ def _help_text() -> str:
         "",
         f"Without --dataset, --preset or --flagfile it runs --preset={DEFAULT_PRESET}.",
         "The command line overrides presets and flagfiles, wherever they stand.",
+        "Exit codes: 0; 2 a mistake in what was asked for; 3 loss, weights or results became",
+        "NaN or infinite (the last healthy checkpoint is kept); 130 interrupted.",
         "",
         "Settings",
         *_help_entry("preset=NAME", _PRESET.format(", ".join(presets()))),

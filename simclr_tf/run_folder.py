@@ -10,6 +10,7 @@ from typing import Any
 
 from simclr_tf.config import Config, differences
 from simclr_tf.errors import UserError
+from simclr_tf.json_files import write_json
 
 FLAGS_FILE, RESULT_FILE = "flags.json", "result.json"
 
@@ -80,15 +81,6 @@ def open_folder(config: Config) -> list[str]:
         f"Changed since this run began: {name} from {old} to {new}."
         for name, (old, new) in changed.items()
     ]
-
-
-def write_json(path: str, values: Mapping[str, Any]) -> None:
-    """Writes a JSON file, complete or not at all."""
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=1)
-        file.write("\n")
-    os.replace(partial, path)
 
 
 def write_results(model_dir: str, results: Mapping[str, float], step: int) -> None:

@@ -173,7 +173,7 @@ class StepModel(keras.Model):
         """Adds results to the running means; returns the means."""
         for name, value in results.items():
             self._train_metrics[name].update_state(value)
-        return {name: self._train_metrics[name].result() for name in results}
+        return with_loss({name: self._train_metrics[name].result() for name in results})
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> StepModel:
@@ -325,7 +325,18 @@ def update_evaluation(
     metrics["eval_supervised_loss"].update_state(supervised_loss(labels, logits, per_example=True))
     results = {name: metric.result() for name, metric in metrics.items()}
     results["supervised_loss"] = results.pop("eval_supervised_loss")
-    return results
+    loss = results["supervised_loss"] + results["regularization_loss"]
+    return {**results, "loss": loss}
+
+
+def with_loss(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns logs with `loss`, under which Keras's callbacks look for what is minimised.
+
+    It is `total_loss`. An evaluation without labels has no weight decay: there it is what is
+    evaluated, `contrast_loss` or `distill_loss`.
+    """
+    names = ("total_loss", "contrast_loss", "distill_loss")
+    return {**logs, "loss": next(logs[name] for name in names if name in logs)}
 
 
 def serialize_augment(augment: Any) -> Any:

@@ -95,6 +95,15 @@ class StoredWeights:
         shapes = self._reader.get_variable_to_shape_map()
         return {name: tuple(shape) for name, shape in shapes.items()}
 
+    def is_finite(self) -> bool:
+        """Returns whether no number in the file, slots too, is NaN or infinite."""
+        for name in self.tensor_shapes():
+            value = self.tensor(name)
+            numbers = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+            if numbers and not np.isfinite(value).all():
+                return False
+        return True
+
     def _tf2_paths(self, shapes: dict[str, Any]) -> dict[str, str]:
         """Returns path -> name.
 
@@ -161,9 +170,15 @@ def newest_checkpoint(folder: str) -> str | None:
         name = os.path.basename(state.model_checkpoint_path)
         if name and tf.io.gfile.exists(os.path.join(folder, f"{name}.index")):
             return os.path.join(folder, name)
+    found = all_checkpoints(folder)
+    return found[0] if found else None
+
+
+def all_checkpoints(folder: str) -> list[str]:
+    """Returns the prefixes of a folder's checkpoints, the highest number first."""
     matches = [re.fullmatch(r"(.*-(\d+))\.index", name) for name in tf.io.gfile.listdir(folder)]
     found = [(int(match[2]), match[1]) for match in matches if match]
-    return os.path.join(folder, max(found)[1]) if found else None
+    return [os.path.join(folder, name) for _, name in sorted(found, reverse=True)]
 
 
 def read_step(prefix: str) -> int:

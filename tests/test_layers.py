@@ -58,7 +58,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
 KNOW_CONFIG = {"config_checks", "run_folder", "building", "train", "run"}
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
-    "", "errors", "commands", "config_checks", "config", "run", "import_release", "benchmark",
+    "", "errors", "atomic_file", "json_files", "quiet", "commands", "config_checks", "config", "run", "import_release", "benchmark",
     "embed", "feature_store", "feature_files", "projector",
     "examples", "examples.retrieve", "examples.segment",
     "tf_hub_export", "tf_hub_export.__main__", "tf_hub_export.atomic", "tf_hub_export.onnx_file",

@@ -44,12 +44,14 @@ def check_target(path: str, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: str, overwrite: bool = False) -> Iterator[str]:
+def new_folder(path: str, overwrite: bool = False, is_chief: bool = True) -> Iterator[str]:
     """Gives a folder to fill, which takes its place at `path` when the block ends well.
 
     Args:
         path: Folder to make. An existing one stays until the new one is complete.
         overwrite: Whether an existing export is replaced.
+        is_chief: Whether this process writes at all. Another worker fills a scratch folder, which
+            is then deleted: reading variables to save them may need every worker.
 
     Yields:
         The folder to fill, beside `path`; it is gone after an error.
@@ -61,6 +63,10 @@ def new_folder(path: str, overwrite: bool = False) -> Iterator[str]:
         >>> with new_folder('/tmp/module') as partial:
         ...     tf.saved_model.save(module, partial)
     """
+    if not is_chief:
+        with tempfile.TemporaryDirectory(prefix="simclr_tf-worker-") as scratch:
+            yield scratch
+        return
     check_target(path, overwrite)
     path = os.path.abspath(path)
     parent, name = os.path.split(path)

@@ -13,6 +13,7 @@ from tensorflow import keras
 from simclr_tf.checkpoints import model_variables, save_weights
 from simclr_tf.compat import raw_variable
 from simclr_tf.errors import UserError
+from simclr_tf.writers import writer_of
 from tf_hub_export import check_format, onnx_file, tflite
 from tf_hub_export.atomic import new_folder
 from tf_hub_export.comparison import CONVERTED, deviations, require_close, sample_images
@@ -33,7 +34,8 @@ def export_model(
 
     Args:
         model: The model.
-        path: Folder to write; complete or absent at any moment.
+        path: Folder to write; complete or absent at any moment. Of several workers the chief writes
+            it; all must call.
         format: `saved_model`; `keras`: `model.keras`, which `keras.models.load_model` reads where
             simclr_tf is imported; `weights`: a checkpoint `ckpt-STEP` that `--checkpoint` takes;
             `tflite`: `model.tflite`; `onnx`: `model.onnx` (the extra `onnx`). The last two give
@@ -60,7 +62,7 @@ def export_model(
     contract = input_contract(model, (details.get("settings") or {}).get("image_size"))
     forward = tf.function(endpoint_function(model), autograph=False)
     shapes = endpoint_shapes(forward, contract)
-    with new_folder(path, overwrite) as partial:
+    with new_folder(path, overwrite, writer_of(model).is_chief) as partial:
         facts: dict[str, Any] = {}
         if format == "keras":
             model.save(os.path.join(partial, "model.keras"))

@@ -11,6 +11,7 @@ from tensorflow import keras
 
 from simclr_tf import __version__
 from simclr_tf.errors import UserError
+from simclr_tf.json_files import write_json
 from tf_hub_export.card_code import use_lines
 from tf_hub_export.input_contract import InputContract
 
@@ -87,9 +88,7 @@ def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_card(folder: str, card: Mapping[str, Any]) -> None:
     """Writes `README.md` and `model.json` into a folder."""
-    with open(os.path.join(folder, CARD_FILE), "w", encoding="utf-8") as file:
-        json.dump(card, file, indent=1)
-        file.write("\n")
+    write_json(os.path.join(folder, CARD_FILE), card)
     with open(os.path.join(folder, TEXT_FILE), "w", encoding="utf-8") as file:
         file.write(card_text(card))
 

@@ -11,6 +11,7 @@ from tensorflow import keras
 from simclr_tf.checkpoints import model_variables, nested_variables
 from simclr_tf.compat import raw_variable
 from simclr_tf.endpoints import endpoint_model
+from simclr_tf.writers import writer_of
 from tf_hub_export.atomic import new_folder
 from tf_hub_export.comparison import deviations, require_close, sample_images
 from tf_hub_export.half_size import half_size
@@ -44,7 +45,8 @@ def export_saved_model(
 
     Args:
         model: The model; it is not changed.
-        path: Folder to write; complete or absent at any moment.
+        path: Folder to write; complete or absent at any moment. Of several workers the chief writes
+            it; all must call.
         overwrite: Whether an existing export is replaced, once the new one is complete.
         image_size: Side or (height, width) in pixels that the model was trained with; None: as far
             as `details` or the model know (`input_contract`). Encoded images are brought to it.
@@ -64,7 +66,7 @@ def export_saved_model(
         >>> export_saved_model(simclr, '/tmp/module')
         >>> features = tf.saved_model.load('/tmp/module')(images)['final_avg_pool']
     """
-    with new_folder(path, overwrite) as partial:
+    with new_folder(path, overwrite, writer_of(model).is_chief) as partial:
         settings = (details or {}).get("settings") or {}
         contract = input_contract(model, image_size or settings.get("image_size"))
         forward = whole = tf.function(endpoint_function(model), autograph=False)

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 
+from simclr_tf.atomic_file import new_file
 from simclr_tf.datasets.source import ImageSource
 from simclr_tf.errors import UserError
 
@@ -91,11 +92,10 @@ def write_labelled(source: ImageSource, positions: np.ndarray, path: str) -> Non
     for position, label in zip(positions, labels, strict=True):
         file = files[position] if files is not None else ""
         writer.writerow([position, file, label, names[label] if names is not None else ""])
-    partial = f"{path}.partial"
     # Names of files may hold bytes that are no UTF-8.
-    with open(partial, "w", encoding="utf-8", errors="surrogateescape", newline="") as target:
-        target.write(text.getvalue())
-    os.replace(partial, path)
+    encoded = text.getvalue().encode("utf-8", "surrogateescape")
+    with new_file(path) as partial, open(partial, "wb") as target:
+        target.write(encoded)
 
 
 def _read_list(source: ImageSource, path: str) -> tuple[np.ndarray, np.ndarray]:

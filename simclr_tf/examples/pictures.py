@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from simclr_tf.atomic_file import new_file
 from simclr_tf.errors import UserError
 
 
@@ -30,26 +31,21 @@ def check_picture(given: str, overwrite: bool) -> str:
 
 
 def save_figure(figure: Any, path: str) -> None:
-    """Writes a matplotlib figure, complete or not at all, and closes it.
+    """Writes a matplotlib figure, complete or not at all.
 
     Args:
-        figure: Of `matplotlib.pyplot`.
+        figure: A `matplotlib.figure.Figure`.
         path: A .png file; its folder is made.
 
     Raises:
         UserError: It can't be written.
     """
-    from matplotlib import pyplot
-
-    partial = f"{path}.partial.png"
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        figure.savefig(partial, dpi=100)
-        os.replace(partial, path)
+        with new_file(path) as partial:
+            figure.savefig(partial, dpi=100)
     except OSError as error:
         raise UserError(
             f"Expected an --output that can be written; received: {path!r} ({error.strerror}). "
             "Choose another."
         ) from error
-    finally:
-        pyplot.close(figure)

@@ -189,15 +189,11 @@ def save_picture(
     Raises:
         UserError: The file can't be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # pyplot would set a backend for the whole process
 
     rows, columns = len(queries), 1 + neighbours.shape[1]
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(1.1 * columns, 1.25 * rows), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(1.1 * columns, 1.25 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for row, (query, found) in enumerate(zip(queries, neighbours, strict=True)):
         for column, position in enumerate((query, *found)):
             axis = axes[row, column]

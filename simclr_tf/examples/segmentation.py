@@ -12,6 +12,7 @@ from simclr_tf.endpoints import endpoint_model, find_endpoints
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import save_figure
 from simclr_tf.examples.scenes import NUM_CLASSES, make_scenes
+from simclr_tf.process_state import isolated
 
 _CHANNELS = 32  # of the pyramid
 _RATE = 3e-3  # of Adam, at the start of a cosine
@@ -73,15 +74,15 @@ def compare(
     side = -(-3 * digit_side // 32) * 32  # about three digits wide, halved five times without rest
     train = make_scenes("train", scenes, side, digit_side, seed)
     images, classes = make_scenes("test", test_scenes, side, digit_side, _TEST_SEED)
-    keras.utils.set_random_seed(seed)
-    fresh = type(encoder).from_config(encoder.get_config())
-    scores, found = [], []
-    for network in (encoder, fresh):
-        keras.utils.set_random_seed(seed)  # the pyramid begins alike
-        model = pyramid_segmenter(network, side, NUM_CLASSES)
-        train_segmenter(model, *train, steps=steps, batch_size=batch_size, seed=seed)
-        found.append(segment(model, images, batch_size))
-        scores.append(mean_iou(found[-1], classes, NUM_CLASSES))
+    with isolated(seed=seed):
+        fresh = type(encoder).from_config(encoder.get_config())
+        scores, found = [], []
+        for network in (encoder, fresh):
+            keras.utils.set_random_seed(seed)  # the pyramid begins alike
+            model = pyramid_segmenter(network, side, NUM_CLASSES)
+            train_segmenter(model, *train, steps=steps, batch_size=batch_size, seed=seed)
+            found.append(segment(model, images, batch_size))
+            scores.append(mean_iou(found[-1], classes, NUM_CLASSES))
     return Comparison(scores[0], scores[1], images, classes, (found[0], found[1]))
 
 
@@ -209,10 +210,7 @@ def save_picture(path: str, comparison: Comparison) -> None:
     Raises:
         UserError: The file can't be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # pyplot would set a backend for the whole process
 
     count = min(_DRAWN, len(comparison.images))
     titles = (
@@ -221,9 +219,8 @@ def save_picture(path: str, comparison: Comparison) -> None:
         f"pretrained: {comparison.pretrained:.3f}",
         f"from scratch: {comparison.scratch:.3f}",
     )
-    figure, axes = pyplot.subplots(
-        count, 4, figsize=(7.2, 1.9 * count), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(7.2, 1.9 * count), layout="constrained")
+    axes = figure.subplots(count, 4, squeeze=False)
     for row in range(count):
         maps = (comparison.classes, *comparison.found)
         axes[row, 0].imshow(comparison.images[row])

@@ -1,0 +1,45 @@
+"""Numbers that are none any more: found, and said with what to try."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from simclr_tf.errors import NotFiniteError
+
+
+def failure(what: str, step: int, learning_rate: float, checkpoint: str | None) -> NotFiniteError:
+    """Returns the error that ends a run.
+
+    Args:
+        what: Which number is none, as `the loss is nan`.
+        step: The step at which it was seen.
+        learning_rate: The rate of that step; NaN where it is not known.
+        checkpoint: Prefix of the last healthy checkpoint, or None.
+    """
+    at = f" at learning rate {learning_rate:g}" if math.isfinite(learning_rate) else ""
+    kept = (
+        f"The last healthy checkpoint is kept: {checkpoint}. "
+        if checkpoint
+        else "No checkpoint was written before. "
+    )
+    return NotFiniteError(
+        f"Stopped at step {step}{at}: {what}. {kept}Try a smaller --learning_rate, a longer "
+        "--warmup_epochs, a higher --temperature, or --mixed_precision=none."
+    )
+
+
+def not_finite(variables: Mapping[str, Any]) -> str | None:
+    """Returns the name of the first variable that holds NaN or infinity; None if all are healthy.
+
+    Args:
+        variables: Name -> variable or array; integers are always healthy.
+    """
+    for name, variable in variables.items():
+        value = tf.convert_to_tensor(variable)
+        if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
+            return name
+    return None

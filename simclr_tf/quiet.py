@@ -1,0 +1,70 @@
+"""What a command keeps from its user: third parties' warnings that nobody there can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from absl import logging as absl_logging
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+_OURS = (_PACKAGE, os.path.join(os.path.dirname(_PACKAGE), "tf_hub_export"))
+_INSTALLED = tuple(
+    {os.path.abspath(sysconfig.get_path(n)) for n in ("purelib", "platlib", "stdlib")}
+)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hides warnings of installed libraries for a block; errors and what we log stay.
+
+    A user's own module (`--dataset=module:function`) may still warn, since its author can mend it.
+    `python -W default` shows everything. Nothing of it is left after the block.
+
+    Example:
+        >>> with quiet_libraries():
+        ...     train_and_evaluate(config, export_saved_model)
+    """
+    if sys.warnoptions:
+        yield
+        return
+    loggers = [absl_logging.get_absl_logger(), logging.getLogger("tensorflow")]
+    others = [logging.getLogger(name) for name in ("matplotlib", "PIL", "h5py")]
+    levels = [logger.level for logger in others]
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Any, category: Any, filename: str, *rest: Any, **named: Any) -> None:
+            # This package logs and never warns: what names it as the place is of what it called.
+            if not _is_below(filename, (*_OURS, *_INSTALLED)) and not filename.startswith("<"):
+                shown(message, category, filename, *rest, **named)
+
+        warnings.showwarning = show
+        for logger in loggers:
+            logger.addFilter(_keep)
+        for logger in others:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(_keep)
+            for logger, level in zip(others, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _keep(record: logging.LogRecord) -> bool:
+    """Whether a log record is an error, ours or a user's."""
+    ours = _is_below(record.pathname, _OURS)
+    return record.levelno >= logging.ERROR or ours or not _is_below(record.pathname, _INSTALLED)
+
+
+def _is_below(path: str, folders: tuple[str, ...]) -> bool:
+    path = os.path.abspath(path)
+    return any(path.startswith(folder + os.sep) for folder in folders)

@@ -1,0 +1,73 @@
+"""Who writes: of several workers the chief alone; the others keep a scratch folder of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """Whether this process writes what a run leaves behind, and says what it does.
+
+    Every worker must take part in a save, since reading some variables is a collective operation:
+    those that do not write save into a folder of their own, which is then deleted.
+
+    Args:
+        is_chief: Whether this process writes.
+
+    Example:
+        >>> Writer.of(tf.distribute.get_strategy()).is_chief
+        True
+    """
+
+    is_chief: bool = True
+
+    @classmethod
+    def of(cls, strategy: tf.distribute.Strategy) -> Writer:
+        """Returns who this process is under a strategy.
+
+        The chief is the task `chief`, or worker 0 where the cluster has none. A process that shares
+        its training with no other writes: also each of several that TF_CONFIG names but that do not
+        train together. A TPU's workers are driven by one process, which writes.
+        """
+        resolver = getattr(strategy, "cluster_resolver", None)
+        if resolver is None or isinstance(
+            resolver, tf.distribute.cluster_resolver.TPUClusterResolver
+        ):
+            return cls()
+        task_type, task_id = resolver.task_type, resolver.task_id
+        if not task_type or task_type == "chief":
+            return cls()
+        has_chief = "chief" in resolver.cluster_spec().jobs
+        return cls(task_type == "worker" and not task_id and not has_chief)
+
+    @contextlib.contextmanager
+    def folder(self, path: str) -> Iterator[str]:
+        """Gives the folder to save into: `path`, or a scratch folder that is gone afterwards."""
+        if self.is_chief:
+            yield path
+            return
+        scratch = tempfile.mkdtemp(prefix="simclr_tf-worker-")
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def say(self, line: str) -> None:
+        """Prints a line, once for all workers."""
+        if self.is_chief:
+            # A file's name may hold bytes that are no UTF-8, which stdout refuses.
+            print(line.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
+
+
+def writer_of(model: Any) -> Writer:
+    """Returns who this process is under the strategy that a Keras model was made with."""
+    strategy = getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
+    return Writer.of(strategy)
