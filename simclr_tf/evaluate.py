@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from tensorflow import keras
+
+from simclr_tf.collected import FeatureCollection, has_equal_channels
 
 # Inverse strengths of regularisation among which a held-out fifth of the training set chooses.
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 NEIGHBOURS = 5
+_ITERATIONS = 200
 
 
 def evaluate_model(model: Any, dataset: Any, steps: int | None = None) -> dict[str, float]:
@@ -65,14 +70,17 @@ def linear_probe(
     Example:
         >>> linear_probe(features, labels, test_features, test_labels)
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     def fitted(strength: float, features: np.ndarray, labels: np.ndarray) -> Any:
-        probe = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
-        return make_pipeline(StandardScaler(), probe).fit(features, labels)
+        probe = LogisticRegression(C=strength, max_iter=_ITERATIONS, tol=1e-3)
+        with warnings.catch_warnings():  # said below, once
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return make_pipeline(StandardScaler(), probe).fit(features, labels)
 
     counts = np.unique(train_labels, return_counts=True)[1]
     fit_x, held_x, fit_y, held_y = train_test_split(
@@ -84,7 +92,11 @@ def linear_probe(
     )
     scores = [fitted(strength, fit_x, fit_y).score(held_x, held_y) for strength in STRENGTHS]
     best = STRENGTHS[int(np.argmax(scores))]
-    return float(fitted(best, train_features, train_labels).score(test_features, test_labels))
+    final = fitted(best, train_features, train_labels)
+    if int(np.max(final[-1].n_iter_)) >= _ITERATIONS:
+        text = "Logistic regression stopped at %d iterations: its accuracy is approximate."
+        logging.log_first_n(logging.WARNING, text, 1, _ITERATIONS)
+    return float(final.score(test_features, test_labels))
 
 
 def nearest_neighbours(
@@ -138,7 +150,8 @@ def compare_features(
     results = {}
     for name, features in train.items():
         is_image = features.ndim == 4
-        known, unknown = _as_vectors(features), _as_vectors(test[name])
+        grey = has_equal_channels(features) and has_equal_channels(test[name])
+        known, unknown = _as_vectors(features, grey), _as_vectors(test[name], grey)
         results[name] = {
             "logistic_regression": linear_probe(known, train_labels, unknown, test_labels, seed),
             f"{NEIGHBOURS}_nearest_neighbours": nearest_neighbours(
@@ -153,6 +166,8 @@ def compare_encoders(
     train_data: tf.data.Dataset,
     test_data: tf.data.Dataset,
     seed: int = 0,
+    max_bytes: int | None = None,
+    notes: list[str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Compares encoders by their features of the same images; see `compare_features`.
 
@@ -161,26 +176,26 @@ def compare_encoders(
         train_data: Batches (images, labels), float32 (B, h, w, c) and integers (B,).
         test_data: Likewise.
         seed: Chooses the held-out fifth of the probe.
+        max_bytes: Limit for features, pixels and the copies that scikit-learn makes; where it is
+            passed, the kind with the longest rows is left out. None: no limit.
+        notes: Gets one line for each kind that was left out.
 
     Returns:
-        As `compare_features`.
+        As `compare_features`, without what was left out.
 
     Raises:
-        ValueError: One class only, or a feature that is not a number.
+        ValueError: One class only, a feature that is not a number, or nothing fits into
+            `max_bytes`.
     """
-    infer = {name: _inference(encoder) for name, encoder in encoders.items()}
-
-    def of(dataset: tf.data.Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        features: dict[str, list[np.ndarray]] = {name: [] for name in infer}
-        labels = []
-        for images, batch_labels in dataset:
-            labels.append(np.asarray(batch_labels))
-            for name, compute in infer.items():
-                features[name].append(np.asarray(tf.cast(compute(images), tf.float32)))
-        joined = {name: np.concatenate(parts) for name, parts in features.items()}
-        return joined, np.concatenate(labels)
-
-    return compare_features(*of(train_data), *of(test_data), seed=seed)
+    collected = FeatureCollection({name: _inference(e) for name, e in encoders.items()}, max_bytes)
+    (train, train_labels), (test, test_labels) = (
+        collected.read(train_data),
+        collected.read(test_data),
+    )
+    if notes is not None:
+        notes += collected.notes
+    train, test = ({name: part[name] for name in collected.names} for part in (train, test))
+    return compare_features(train, train_labels, test, test_labels, seed=seed)
 
 
 def _inference(encoder: keras.Model | None) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -189,15 +204,11 @@ def _inference(encoder: keras.Model | None) -> Callable[[tf.Tensor], tf.Tensor]:
     return tf.function(lambda images: encoder(images, training=False), reduce_retracing=True)
 
 
-def _as_vectors(features: np.ndarray) -> np.ndarray:
+def _as_vectors(features: np.ndarray, grey: bool) -> np.ndarray:
     """Flattens; a grey image stored as three equal channels counts once."""
-    if features.ndim == 4 and features.shape[-1] == 3:
-        probe = features[: min(len(features), 256)]
-        if np.array_equal(probe[..., 0], probe[..., 1]) and np.array_equal(
-            probe[..., 0], probe[..., 2]
-        ):
-            features = features[..., :1]
-    return features.reshape(len(features), math.prod(features.shape[1:])).astype(np.float32)
+    features = features[..., :1] if grey else features
+    rows = features.reshape(len(features), math.prod(features.shape[1:]))
+    return rows.astype(np.float32, copy=False)
 
 
 def comparison_table(

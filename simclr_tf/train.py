@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import building, evaluate, report, run_folder
+from simclr_tf import building, comparing, evaluate, report, run_folder
 from simclr_tf.augment import host_views
-from simclr_tf.callbacks import Checkpoints, Progress, Summaries
+from simclr_tf.callbacks import Checkpoints, Progress, StopOnNotFinite, Summaries
 from simclr_tf.checkpoints import CheckpointStore, LoadReport, load_weights
 from simclr_tf.config import Config
 from simclr_tf.data import evaluation_dataset, training_dataset
@@ -24,16 +24,18 @@ from simclr_tf.datasets.labelled import LIST_FILE, find_labelled, write_labelled
 from simclr_tf.devices import make_strategy
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
+from simclr_tf.finite import failure
 from simclr_tf.gradient_cache import check_micro_batch_size
+from simclr_tf.json_files import write_json
 from simclr_tf.model import SimCLR
+from simclr_tf.process_state import isolated
 from simclr_tf.schedules import get_train_steps
 from simclr_tf.steps import check_labels
-from simclr_tf.stored_weights import read_step
+from simclr_tf.stored_weights import newest_checkpoint, read_step
+from simclr_tf.writers import Writer
 
 ExportFunction = Callable[..., Any]
 
-# Comparing with raw pixels and an untrained encoder is quick up to about this many images.
-BASELINE_IMAGES = 10_000
 PICTURED_IMAGES = 8
 # Which images of a folder are held out does not follow --seed: fine-tuning with another seed than
 # pretraining must not be evaluated on images that were trained on.
@@ -54,6 +56,7 @@ def train_and_evaluate(config: Config, export_fn: ExportFunction) -> dict[str, f
 
     Raises:
         UserError: A setting, the data, a checkpoint or the folder does not fit.
+        NotFiniteError: Loss, weights or results became NaN or infinite.
 
     Example:
         >>> config = Config(dataset='mnist_5k', eval_split='test', image_size=28, model_dir='a')
@@ -62,7 +65,8 @@ def train_and_evaluate(config: Config, export_fn: ExportFunction) -> dict[str, f
     config.validate()
     if config.model_dir is None or config.dataset is None:
         raise UserError("Expected model_dir and dataset; received: None. Name both.")
-    return Run(config, export_fn).execute()
+    with isolated():  # seed and policy are the run's alone
+        return Run(config, export_fn).execute()
 
 
 class Run:
@@ -87,6 +91,7 @@ class Run:
             gcp_project=config.gcp_project,
             master=config.master,
         )
+        self.writer = Writer.of(self.strategy)
         keras.utils.set_random_seed(config.seed)
         policy = "float32" if config.mixed_precision == "none" else config.mixed_precision
         policy = policy if policy == "float32" else f"mixed_{policy}"
@@ -194,21 +199,26 @@ class Run:
 
     def execute(self) -> dict[str, float]:
         for line in self.announcements:
-            _say(line)
+            self.writer.say(line)
         if self.config.mode == "eval":
             return self._follow()
         step = self._train()
         if self.config.mode == "train":
             return {}
         results = self._evaluate(step)
-        self._compare(results)
+        if self.writer.is_chief:
+            self._compare(results)
         return results
 
     def _train(self) -> int:
         """Trains what is left to train; returns the step that the model is at."""
         config = self.config
         store = CheckpointStore(
-            self.model, self.model.optimizer, self.model_dir, config.keep_checkpoint_max
+            self.model,
+            self.model.optimizer,
+            self.model_dir,
+            config.keep_checkpoint_max,
+            self.writer,
         )
         first_step = self._start(store)
         source, data = self.train_source, None
@@ -218,15 +228,19 @@ class Run:
         # Only now: settings that cannot work must not claim the folder.
         if self.labelled is not None:
             path = os.path.join(self.model_dir, LIST_FILE)
-            write_labelled(self.whole_source, self.labelled, path)
+            if self.writer.is_chief:
+                write_labelled(self.whole_source, self.labelled, path)
             whole = self.whole_source.num_examples
-            _say(f"Using the labels of {len(self.labelled)} of {whole} images, listed in {path}.")
-        run_folder.write_json(os.path.join(self.model_dir, run_folder.FLAGS_FILE), config.to_dict())
+            self.writer.say(
+                f"Using the labels of {len(self.labelled)} of {whole} images, listed in {path}."
+            )
+        if self.writer.is_chief:
+            write_json(os.path.join(self.model_dir, run_folder.FLAGS_FILE), config.to_dict())
         if data is None:
-            _say(f"Already trained to step {first_step} of {self.train_steps}.")
+            self.writer.say(f"Already trained to step {first_step} of {self.train_steps}.")
             return first_step
         classes = f"{source.num_classes} classes" if source.num_classes else "no labels"
-        _say(
+        self.writer.say(
             f"Training on {source.num_examples} images of {source.name} ({classes}), "
             f"step {first_step} to {self.train_steps}, {config.train_batch_size} images a step, "
             f"{self.strategy.num_replicas_in_sync} replica(s)."
@@ -239,10 +253,12 @@ class Run:
             return lambda step: step == self.train_steps or (every > 0 and step % every == 0)
 
         pictured = self._save_views(first_step)
-        progress = Progress(first_step, self.train_steps, config.train_batch_size)
+        progress = Progress(first_step, self.train_steps, config.train_batch_size, self.writer)
         callbacks = [
             progress,
-            Summaries(first_step, self.model_dir, due(summary_steps), pictured),
+            # Before the others: neither a row nor a checkpoint of numbers that are none.
+            StopOnNotFinite(first_step, lambda: store.latest),
+            Summaries(first_step, self.model_dir, due(summary_steps), pictured, self.writer),
             Checkpoints(first_step, store, due(checkpoint_steps)),
         ]
         with _data_errors(source), contextlib.closing(progress):
@@ -255,25 +271,34 @@ class Run:
                 verbose=0,
             )
         for path, reason in source.bad_images[:1]:
-            _say(f"Skipped {len(source.bad_images)} unreadable image(s), as {path}: {reason}.")
+            self.writer.say(
+                f"Skipped {len(source.bad_images)} unreadable image(s), as {path}: {reason}."
+            )
         return self.train_steps
 
     def _start(self, store: CheckpointStore) -> int:
         """Resumes, warm-starts or starts afresh; returns the steps taken before."""
         config = self.config
-        if store.latest is not None:
-            step = store.restore()
-            _say(f"Resuming from {store.latest} at step {step}.")
+        healthy, sick = store.newest_healthy()
+        if healthy is not None:
+            step = store.restore(healthy)
+            left = f" ({', '.join(sick)} left out: NaN or infinity)" if sick else ""
+            self.writer.say(f"Resuming from {healthy} at step {step}{left}.")
             return step
+        if sick:
+            raise UserError(
+                f"Expected a checkpoint to resume from in {self.model_dir}; received: NaN or "
+                f"infinity in all {len(sick)}. Start afresh with another --model_dir."
+            )
         if config.checkpoint:
             report_ = load_weights(self.model, config.checkpoint, config.variable_schema)
             self._check_report(report_)
-            _say(f"Starting from {config.checkpoint}: {report_.describe()}")
+            self.writer.say(f"Starting from {config.checkpoint}: {report_.describe()}")
             few_labels = config.label_fraction < 1 or config.train_mode == "distill"
             head = any(path.startswith("supervised_head/") for path in report_.loaded)
             if few_labels and head and not config.zero_init_logits_layer:
                 # Pretraining's online head has seen every label.
-                _say(
+                self.writer.say(
                     "The linear head starts as the checkpoint's, which has learned from the labels "
                     "of that run; --zero_init_logits_layer starts it afresh."
                 )
@@ -339,7 +364,7 @@ class Run:
 
     def _save_views(self, first_step: int) -> Callable[[int], np.ndarray | None] | None:
         """Writes `views.png`; returns the function that pictures the views of later steps."""
-        if self.config.train_mode != "pretrain":
+        if self.config.train_mode != "pretrain" or not self.writer.is_chief:
             return None
         with _data_errors(self.train_source):
             batch = next(iter(self._pictured_data()))
@@ -357,7 +382,7 @@ class Run:
         path = os.path.join(self.model_dir, "views.png")
         drawn = views(first_step)
         report.save_views(path, originals, drawn)
-        _say(f"Wrote {path}: look at what the model is asked to recognise.")
+        self.writer.say(f"Wrote {path}: look at what the model is asked to recognise.")
 
         def picture(step: int) -> np.ndarray:
             drawn = views(step)
@@ -385,7 +410,7 @@ class Run:
         batches = math.ceil(self.eval_source.num_examples / config.eval_batch_size)
         limit = min(config.eval_steps, batches) if config.eval_steps else None
         if self.model.supervised_head is None or self.eval_source.num_classes is None:
-            _say(
+            self.writer.say(
                 "No accuracy: it needs labels; reporting the agreement with the teacher instead."
                 if config.train_mode == "distill"
                 else "No accuracy: it needs labels and a linear head "
@@ -395,21 +420,47 @@ class Run:
             # How many images can be read is only known at the end: no reason to warn.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             results = evaluate.evaluate_model(self.model, self._evaluation_data(), limit)
-        name = f"eval_{config.eval_name}" if config.eval_name else ""
+        for tag, value in results.items():
+            if not math.isfinite(value):
+                latest = newest_checkpoint(self.model_dir)
+                raise failure(f"{tag} is {value:g}, nothing was exported", step, math.nan, latest)
+        if self.writer.is_chief:
+            self._write_results(results, step)
+        exports = os.path.join(self.model_dir, "saved_model")
+        path = os.path.join(exports, str(step))
+        # Every worker takes part; the exporter writes on one.
+        self.export_fn(self.model, path, overwrite=True, details=self._details(results, step))
+        if self.writer.is_chief:
+            run_folder.prune_exports(exports, config.keep_hub_module_max)
+        listed = ", ".join(f"{tag} {value:.4f}" for tag, value in results.items())
+        self.writer.say(f"Step {step}: {listed}.")
+        self.writer.say(f"Wrote {os.path.join(self.model_dir, run_folder.RESULT_FILE)} and {path}.")
+        return results
+
+    def _write_results(self, results: dict[str, float], step: int) -> None:
+        name = f"eval_{self.config.eval_name}" if self.config.eval_name else ""
         writer = tf.summary.create_file_writer(os.path.join(self.model_dir, name))
         with writer.as_default():
             for tag, value in results.items():
                 tf.summary.scalar(tag, value, step)
         writer.close()
         run_folder.write_results(self.model_dir, results, step)
-        exports = os.path.join(self.model_dir, "saved_model")
-        path = os.path.join(exports, str(step))
-        self.export_fn(self.model, path, overwrite=True, details=self._details(results, step))
-        run_folder.prune_exports(exports, config.keep_hub_module_max)
-        listed = ", ".join(f"{tag} {value:.4f}" for tag, value in results.items())
-        _say(f"Step {step}: {listed}.")
-        _say(f"Wrote {os.path.join(self.model_dir, run_folder.RESULT_FILE)} and {path}.")
-        return results
+
+    def _compare(self, results: dict[str, float]) -> None:
+        """Says how the trained features stand beside untrained ones and raw pixels."""
+        assert self.eval_source is not None
+        if self.model.supervised_head is None or not comparing.is_wanted(
+            self.config, self.train_source
+        ):
+            return
+        accuracy = results["eval/label_top_1_accuracy"]
+        sources = (self.train_source, self.eval_source)
+        lines, compared = comparing.compare(self.config, self.model.encoder, sources, accuracy)
+        for line in lines:
+            self.writer.say(line)
+        if compared:
+            values = {"online_linear_head": accuracy, **compared}
+            write_json(os.path.join(self.model_dir, "comparison.json"), values)
 
     def _details(self, results: dict[str, float], step: int) -> dict[str, Any]:
         """Returns what an export says of this run."""
@@ -435,7 +486,7 @@ class Run:
     def _follow(self) -> dict[str, float]:
         """Evaluates each new checkpoint until the last step's."""
         results: dict[str, float] = {}
-        _say(f"Waiting for checkpoints in {self.model_dir}.")
+        self.writer.say(f"Waiting for checkpoints in {self.model_dir}.")
         for prefix in tf.train.checkpoints_iterator(
             self.model_dir, min_interval_secs=EVALUATION_POLL_SECONDS
         ):
@@ -448,61 +499,11 @@ class Run:
             step = read_step(prefix)
             results = self._evaluate(step)
             if step >= self.train_steps:
-                _say(f"Step {step} is the last of {self.train_steps}: evaluation complete.")
+                self.writer.say(
+                    f"Step {step} is the last of {self.train_steps}: evaluation complete."
+                )
                 break
         return results
-
-    # Comparing.
-
-    def _wants_comparison(self) -> bool:
-        config = self.config
-        possible = (
-            config.mode == "train_then_eval"
-            and config.train_mode == "pretrain"
-            and self.model.supervised_head is not None
-        )
-        small = self.train_source.num_examples <= BASELINE_IMAGES
-        return possible and (
-            config.eval_baselines == "always" or (config.eval_baselines == "auto" and small)
-        )
-
-    def _untrained_encoder(self) -> keras.Model:
-        """The encoder as it was before the first step (also in a run that resumes)."""
-        keras.utils.set_random_seed(self.config.seed)
-        return building.make_encoder(self.config)
-
-    def _compare(self, results: dict[str, float]) -> None:
-        """Prints the trained features beside those untrained and beside raw pixels."""
-        if not self._wants_comparison():
-            return
-        encoders = {
-            "raw pixels": None,
-            "same encoder, untrained": self._untrained_encoder(),
-            "this run": self.model.encoder,
-        }
-        try:
-            compared = evaluate.compare_encoders(
-                encoders, *self._compared_data(), seed=self.config.seed
-            )
-        except ValueError as error:  # one class only, or not a number among the features
-            _say(f"No comparison with raw pixels: {' '.join(str(error).split())}")
-            return
-        accuracy = results["eval/label_top_1_accuracy"]
-        _say(evaluate.comparison_table(compared, "this run", accuracy))
-        run_folder.write_json(
-            os.path.join(self.model_dir, "comparison.json"),
-            {"online_linear_head": accuracy, **compared},
-        )
-
-    def _compared_data(self) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-        return tuple(
-            evaluation_dataset(
-                source,
-                batch_size=self.config.eval_batch_size,
-                image_size=self.config.image_size,
-            )
-            for source in (self.train_source, self.eval_source)
-        )
 
 
 @contextlib.contextmanager
@@ -518,8 +519,3 @@ def _data_errors(source: ImageSource) -> Iterator[None]:
             raise
         end = text.find(last_words, start) + len(last_words)
         raise UserError(text[start:end]) from error
-
-
-def _say(line: str) -> None:
-    # A file's name may hold bytes that are no UTF-8, which stdout refuses.
-    print(line.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)

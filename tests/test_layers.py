@@ -18,8 +18,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         # What everything may use.
-        "errors compat contrastive_blocks examples",
-        "tf_hub_export examples.pictures",
+        "errors compat contrastive_blocks examples atomic_file quiet writers collected",
+        "tf_hub_export examples.pictures json_files process_state finite",
         "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
         " tf_hub_export.tflite tf_hub_export.onnx_file",
         # Pure functions and layers, one idea each.
@@ -49,16 +49,18 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "examples.segmentation",
         # The one place that puts the parts together, and the mains.
         "building benchmarks",
+        "comparing",
         "train input_benchmark",
         "run import_release embed benchmark examples.retrieve examples.segment"
         " tf_hub_export.__main__",
     )
 )
 # Only these unpack settings; the others take plain arguments.
-KNOW_CONFIG = {"config_checks", "run_folder", "building", "train", "run"}
+KNOW_CONFIG = {"config_checks", "run_folder", "building", "comparing", "train", "run"}
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
-    "", "errors", "atomic_file", "json_files", "quiet", "commands", "config_checks", "config", "run", "import_release", "benchmark",
+    "", "errors", "atomic_file", "json_files", "quiet", "commands",
+    "config_checks", "config", "run", "import_release", "benchmark",
     "embed", "feature_store", "feature_files", "projector",
     "examples", "examples.retrieve", "examples.segment",
     "tf_hub_export", "tf_hub_export.__main__", "tf_hub_export.atomic", "tf_hub_export.onnx_file",
