@@ -173,7 +173,7 @@ def load_weights(
     bad = not_finite(tensors)
     if bad is not None:
         raise UserError(
-            f"Expected finite weights in {path if isinstance(path, str) else 'the file'}; received: NaN or infinity in {bad}. "
+            f"Expected finite weights; received: NaN or infinity in {bad} of {path}. "
             "Take an earlier checkpoint."
         )
     for name, tensor in tensors.items():

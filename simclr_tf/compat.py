@@ -90,8 +90,11 @@ def global_seeds() -> Any:
     Neither generation lets it be read by a public name.
     """
     context = eager_context.context()
-    generator = context._rng
-    of_tensorflow = (context._seed, generator.getstate() if generator is not None else None)
+    generator = getattr(context, "_rng", None)  # absent before the first seed
+    of_tensorflow = (
+        getattr(context, "_seed", None),
+        generator.getstate() if generator is not None else None,
+    )
     if KERAS_3:  # a seed, and a generator that is made from it when it is first asked for
         held = sys.modules["keras.src.backend.common.global_state"]
         return of_tensorflow, {name: held.get_global_attribute(name) for name in _KERAS_3_SEEDS}

@@ -1,0 +1,214 @@
+"""Who writes, what a run leaves behind in its process, and how it ends where numbers are none."""
+
+from __future__ import annotations
+
+import json
+import random
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow import keras
+
+from simclr_tf.atomic_file import new_file
+from simclr_tf.callbacks import Summaries
+from simclr_tf.checkpoints import CheckpointStore, load_weights
+from simclr_tf.collected import FeatureCollection
+from simclr_tf.encoders import make_encoder
+from simclr_tf.errors import NotFiniteError, UserError
+from simclr_tf.finetune import Classifier
+from simclr_tf.heads import ProjectionHead
+from simclr_tf.json_files import write_json
+from simclr_tf.model import SimCLR
+from simclr_tf.process_state import isolated
+from simclr_tf.quiet import quiet_libraries
+from simclr_tf.run import main
+from simclr_tf.writers import Writer
+from tf_hub_export.atomic import new_folder
+
+TINY = [
+    "--dataset=mnist_5k", "--train_split=train[:32]", "--eval_split=test[:16]", "--image_size=8",
+    "--encoder=mlp:16", "--proj_out_dim=8", "--num_proj_layers=2", "--augmentations=crop",
+    "--train_batch_size=16", "--eval_batch_size=16", "--train_steps=2", "--warmup_epochs=0",
+    "--checkpoint_steps=1", "--eval_baselines=never",
+]  # fmt: skip
+
+
+def weights_of(folder: Path) -> dict[str, np.ndarray]:
+    reader = tf.train.load_checkpoint(str(folder))
+    names = [n for n in reader.get_variable_to_shape_map() if n.startswith("model/")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def cluster(task_type: str | None, task_id: int | None, **jobs: list[str]) -> Any:
+    spec = tf.train.ClusterSpec(jobs)
+    resolver = SimpleNamespace(task_type=task_type, task_id=task_id, cluster_spec=lambda: spec)
+    return SimpleNamespace(cluster_resolver=resolver)
+
+
+def test_the_chief_alone_writes(tmp_path: Path, capsys: Any) -> None:
+    two = {"worker": ["a:1", "b:1"]}
+    assert Writer.of(tf.distribute.get_strategy()).is_chief
+    assert Writer.of(cluster("worker", 0, **two)).is_chief
+    assert Writer.of(cluster("chief", 0, chief=["c:1"], **two)).is_chief
+    other = Writer.of(cluster("worker", 1, **two))
+    assert not other.is_chief
+    assert not Writer.of(cluster("worker", 0, chief=["c:1"], **two)).is_chief
+    assert not Writer.of(cluster("evaluator", 0, **two)).is_chief
+
+    model = Classifier(make_encoder("mlp:4", image_size=4), 2)
+    model.compile(keras.optimizers.SGD(0.1))
+    store = CheckpointStore(model, model.optimizer, str(tmp_path), writer=other)
+    store.save()
+    with new_folder(str(tmp_path / "export"), is_chief=other.is_chief) as scratch:
+        Path(scratch, "saved_model.pb").write_text("")
+    summaries = Summaries(0, str(tmp_path), lambda step: True, writer=other)
+    summaries.set_model(model)
+    summaries.on_step(1, {"loss": np.float32(1)})
+    other.say("not printed")
+    assert list(tmp_path.iterdir()) == [] and not Path(scratch).exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_partial_files_are_each_processs_own_and_go_away(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.png")
+    with new_file(path) as first, new_file(path) as second:
+        assert first != second and first.endswith(".png")
+        Path(first).write_text("1")
+        Path(second).write_text("2")
+    with pytest.raises(RuntimeError), new_file(path) as third:
+        Path(third).write_text("3")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert Path(path).read_text() == "1"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_json_holds_no_nan(tmp_path: Path, bad: float) -> None:
+    with pytest.raises(UserError, match=r"at rows\[1\].x"):
+        write_json(str(tmp_path / "a.json"), {"rows": [1.0, {"x": bad}]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_leaves_seed_and_policy_as_they_were() -> None:
+    keras.utils.set_random_seed(3)
+
+    def draws() -> list[float]:
+        layer = keras.layers.Dense(2)
+        layer.build((None, 2))
+        numbers = [random.random(), np.random.rand(), float(tf.random.uniform([]))]
+        return [*numbers, *np.asarray(layer.get_weights()[0]).ravel()]
+
+    expected = draws()
+    keras.utils.set_random_seed(3)
+    before = keras.mixed_precision.global_policy().name
+    with pytest.raises(RuntimeError), isolated("mixed_bfloat16", seed=7):
+        draws()
+        raise RuntimeError
+    assert keras.mixed_precision.global_policy().name == before
+    assert draws() == expected
+
+
+def test_runs_in_one_process_are_alike(tmp_path: Path) -> None:
+    keras.mixed_precision.set_global_policy("float32")
+    for name in ("first", "second", "third"):
+        given = ["--mixed_precision=bfloat16"] if name == "second" else []
+        path = f"--model_dir={tmp_path / name}"
+        assert main(["simclr-tf", *TINY, "--mode=train", path, *given]) == 0
+    first, third = weights_of(tmp_path / "first"), weights_of(tmp_path / "third")
+    assert first and all(np.array_equal(first[name], third[name]) for name in first)
+
+
+def test_a_run_stops_where_its_loss_is_nan(tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "run"
+    more = [f"--model_dir={folder}", "--mode=train_then_eval", "--keep_checkpoint_max=1"]
+    assert main(["simclr-tf", *TINY, *more, "--learning_rate=0.1", "--train_steps=1"]) == 0
+    earlier = {p.name for p in folder.rglob("*") if "saved_model" in str(p) or "result" in p.name}
+    capsys.readouterr()
+    given = ["--learning_rate=1e38", "--train_steps=9"]
+    assert main(["simclr-tf", *TINY, *more, *given]) == 3
+    err = capsys.readouterr().err
+    line = err.splitlines()[-1]
+    assert "Stopped at step" in line and "ckpt-1" in line and "--temperature" in line, err
+    assert "Traceback" not in err
+    assert (folder / "ckpt-1.index").exists(), "the healthy one went"
+    assert all(np.isfinite(value).all() for value in weights_of(folder).values())
+    now = {p.name for p in folder.rglob("*") if "saved_model" in str(p) or "result" in p.name}
+    assert now == earlier
+    json.loads((folder / "result.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_nan_checkpoints_are_neither_written_nor_resumed_from(tmp_path: Path) -> None:
+    model = Classifier(make_encoder("mlp:4", image_size=4), 2)
+    model.compile(keras.optimizers.SGD(0.1))
+    store = CheckpointStore(model, model.optimizer, str(tmp_path))
+    healthy = store.save()
+    kernel = model.supervised_head.kernel
+    kernel.assign(tf.fill(kernel.shape, np.nan))
+    with pytest.raises(NotFiniteError, match="supervised_head.*ckpt-0"):
+        store.save()
+    store._step.assign(1)
+    sick = store._manager.save(checkpoint_number=1)  # as an earlier version wrote it
+    assert store.newest_healthy() == (healthy, [sick])
+    with pytest.raises(UserError, match="finite weights"):
+        load_weights(model, sick)
+
+
+@pytest.mark.parametrize("kind", ["simclr", "classifier"])
+def test_keras_callbacks_find_the_loss(kind: str) -> None:
+    encoder = make_encoder("mlp:4", image_size=4)
+    images = np.random.RandomState(0).rand(8, 4, 4, 3).astype("float32")
+    labels = np.arange(8) % 2
+    if kind == "simclr":
+        head = ProjectionHead(4, num_layers=2)
+        model: Any = SimCLR(encoder, head, augment=lambda x: x, num_classes=2)
+    else:
+        model = Classifier(encoder, 2)
+    model.compile(keras.optimizers.SGD(0.1))
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
+    history = model.fit(
+        data, validation_data=data, verbose=0,
+        callbacks=[keras.callbacks.EarlyStopping(), keras.callbacks.TerminateOnNaN()],
+    )  # fmt: skip
+    assert np.isfinite(history.history["val_loss"]).all()
+    assert history.history["loss"] == history.history["total_loss"]
+    kernel = model.supervised_head.kernel
+    kernel.assign(tf.fill(kernel.shape, np.nan))
+    stop = keras.callbacks.TerminateOnNaN()
+    broken = model.fit(data.repeat(9), verbose=0, epochs=3, callbacks=[stop])
+    assert len(broken.epoch) == 1
+
+
+def test_comparison_keeps_within_its_bytes() -> None:
+    images = np.zeros((32, 8, 8, 3), np.float32)
+    data = tf.data.Dataset.from_tensor_slices((images, np.arange(32) % 2)).batch(8)
+    kinds = {"pixels": lambda x: x, "small": lambda x: x[:, 0, :2, 0]}
+    whole = FeatureCollection(kinds)
+    features, _ = whole.read(data)
+    assert features["pixels"].shape == (32, 8, 8, 1), "grey is kept once"
+    limited = FeatureCollection(kinds, max_bytes=4000)
+    features, _ = limited.read(data)
+    assert list(features) == ["small"] and "pixels" in limited.notes[0]
+    with pytest.raises(ValueError, match="allowed"):
+        FeatureCollection(kinds, max_bytes=100).read(data)
+
+
+def test_library_warnings_stay_away_from_users() -> None:
+    def warn_from(file: str) -> None:
+        code = compile("import warnings; warnings.warn('look')", file, "exec")
+        exec(code, {"__name__": "elsewhere"})
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        shown = warnings.showwarning
+        with quiet_libraries():
+            warn_from(np.__file__)
+            assert not seen
+            warn_from("/home/somebody/my_images.py")
+        assert warnings.showwarning is shown
+        warn_from(np.__file__)
+    assert len(seen) == 2
