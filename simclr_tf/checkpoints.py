@@ -251,7 +251,7 @@ class CheckpointStore:
         if latest is None:
             return None, []
         others = [p for p in all_checkpoints(self._directory) if p != latest]
-        sick = []
+        sick: list[str] = []
         for prefix in (latest, *others):
             if StoredWeights(prefix).is_finite():
                 return prefix, sick

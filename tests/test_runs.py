@@ -126,10 +126,7 @@ def test_runs_in_one_process_are_alike(tmp_path: Path) -> None:
 def test_a_run_stops_where_its_loss_is_nan(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "run"
     more = [f"--model_dir={folder}", "--mode=train_then_eval", "--keep_checkpoint_max=1"]
-    assert main(["simclr-tf", *TINY, *more, "--learning_rate=0.1", "--train_steps=1"]) == 0
-    earlier = {p.name for p in folder.rglob("*") if "saved_model" in str(p) or "result" in p.name}
-    capsys.readouterr()
-    given = ["--learning_rate=1e38", "--train_steps=9"]
+    given = ["--learning_rate=1e30", "--train_steps=9"]
     assert main(["simclr-tf", *TINY, *more, *given]) == 3
     err = capsys.readouterr().err
     line = err.splitlines()[-1]
@@ -137,9 +134,8 @@ def test_a_run_stops_where_its_loss_is_nan(tmp_path: Path, capsys: Any) -> None:
     assert "Traceback" not in err
     assert (folder / "ckpt-1.index").exists(), "the healthy one went"
     assert all(np.isfinite(value).all() for value in weights_of(folder).values())
-    now = {p.name for p in folder.rglob("*") if "saved_model" in str(p) or "result" in p.name}
-    assert now == earlier
-    json.loads((folder / "result.json").read_text(), parse_constant=pytest.fail)
+    assert not (folder / "result.json").exists() and not (folder / "saved_model").exists()
+    json.loads((folder / "flags.json").read_text(), parse_constant=pytest.fail)
 
 
 def test_nan_checkpoints_are_neither_written_nor_resumed_from(tmp_path: Path) -> None:
@@ -164,7 +160,7 @@ def test_keras_callbacks_find_the_loss(kind: str) -> None:
     images = np.random.RandomState(0).rand(8, 4, 4, 3).astype("float32")
     labels = np.arange(8) % 2
     if kind == "simclr":
-        head = ProjectionHead(4, num_layers=2)
+        head = ProjectionHead(out_dim=4, num_layers=2)
         model: Any = SimCLR(encoder, head, augment=lambda x: x, num_classes=2)
     else:
         model = Classifier(encoder, 2)
