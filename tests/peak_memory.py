@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import processes
 
 # `peak()`: the process's largest resident size so far, in kilobytes (bytes on macOS: take ratios).
 _PRELUDE = """
@@ -17,9 +16,8 @@ def last_number(code: str, *arguments: object) -> int:
     """Returns the number that the code prints last.
 
     A process begins with its parent's largest size, so one started from here would report at least
-    that of the tests themselves. A shell stands between the two.
+    that of the tests themselves; the one that `processes.py` forks has imported TensorFlow alone.
     """
-    python = [sys.executable, "-c", _PRELUDE + code, *map(str, arguments)]
-    command = ["sh", "-c", '"$@"; exit $?', "sh", *python]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = processes.run("-c", _PRELUDE + code, *map(str, arguments), timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
     return int(done.stdout.split()[-1])

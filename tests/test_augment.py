@@ -127,6 +127,7 @@ def test_independent_sigma_has_the_sharpness_of_the_release(recorded, form):
     assert smallest_p(ours[:, SHARPNESS], recorded["imagenet_blur_stats"][:, SHARPNESS]) > LEVEL
 
 
+@pytest.mark.one_lane
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [device_statistics, host_statistics])
 @pytest.mark.parametrize("case", CASES)
@@ -169,6 +170,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     "form", [device_statistics, pytest.param(host_statistics, marks=pytest.mark.slow)]
 )

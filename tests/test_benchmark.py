@@ -35,6 +35,7 @@ def test_each_part_runs(arguments: list[str], words: list[str], capsys: Any) -> 
     assert "ratio 1.00" in said or "% of the time" in said
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -13,19 +13,17 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from tensorflow import keras
 from tensorflow.core.util import event_pb2
 
-import simclr_tf
 from simclr_tf.callbacks import Checkpoints
 from simclr_tf.config import Config
 from simclr_tf.run import main
@@ -70,22 +68,17 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 def process(
     *arguments: str, defaults: list[str] = TINY, wait: bool = True, **variables: str
-) -> subprocess.Popen[str]:
+) -> processes.Process:
     """Starts the command as a process of its own."""
-    root = Path(simclr_tf.__file__).parents[1]
-    started = subprocess.Popen(
-        [sys.executable, "-m", "simclr_tf.run", *defaults, *arguments],
-        env={**os.environ, "PYTHONPATH": str(root), **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    started = processes.start(
+        "-m", "simclr_tf.run", *defaults, *arguments, env={**os.environ, **variables}
     )
     if wait:
         finish(started)
     return started
 
 
-def finish(started: subprocess.Popen[str], timeout: float = 240) -> str:
+def finish(started: processes.Process, timeout: float = 240) -> str:
     """Waits for a process, expects success; returns what it printed."""
     try:
         out, err = started.communicate(timeout=timeout)
@@ -635,6 +628,7 @@ UNUSED = {
 }
 
 
+@pytest.mark.one_lane
 def test_every_flag_is_used_by_a_command_here() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     used = set(re.findall(r'"--([a-z0-9_]+)[="]', text))

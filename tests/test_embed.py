@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -302,7 +303,7 @@ def test_the_readmes_section(
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "simclr_tf.embed"] and main(words[2:]) == 0
     Path("script.py").write_text(code)
-    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    done = processes.run("script.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(".png") == 5
 
@@ -517,7 +518,7 @@ def test_answers_without_tensorflow(tmp_path: Path) -> None:
     assert "pip install 'simclr-tf[parquet]'" in done.stderr
 
 
-def process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def process(folder: Path, *arguments: str) -> processes.Process:
     """Starts the command in a process, which prints its peak of memory at its end."""
     program = (
         "import sys; from simclr_tf.embed import main\n"
@@ -525,12 +526,7 @@ def process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         "print([x.split()[1] for x in open('/proc/self/status') if x.startswith('VmHWM')][0])\n"
         "sys.exit(code)"
     )
-    paths = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder, env={**os.environ, "PYTHONPATH": paths},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return processes.start("-c", program, *arguments, cwd=folder)
 
 
 class Wide(tf.Module):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from tensorflow import keras
@@ -111,11 +111,8 @@ def test_fine_tuned_by_a_process_that_has_no_simclr_tf(
     np.save(tmp_path / "images.npy", images())
     (tmp_path / "script.py").write_text(FINE_TUNE)
     arguments = [exported[1], str(tmp_path / "images.npy"), str(tmp_path / "out.npz")]
-    done = subprocess.run(
-        [sys.executable, "-P" if sys.version_info >= (3, 11) else "-E",
-         str(tmp_path / "script.py"), *arguments],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    safe = "-P" if sys.version_info >= (3, 11) else "-E"
+    done = processes.run(safe, tmp_path / "script.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     features = np.load(tmp_path / "out.npz")["final_avg_pool"]
     expected = exported[0].predict(images(), verbose=0)

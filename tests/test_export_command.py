@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from release_files import write_release_file
@@ -137,9 +138,7 @@ def test_the_readmes_section(
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line, comments=True)
     assert words[:3] == ["python", "-m", "tf_hub_export"] and main(words[2:]) == 0
-    done = subprocess.run(
-        [sys.executable, "script.py"], capture_output=True, text=True, timeout=300
-    )
+    done = processes.run("script.py")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == "(8, 16) (8, 16)"
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from conftest import deviation
@@ -339,10 +338,7 @@ def test_code_of_each_card_runs_as_it_is_printed(
     assert len(re.findall("```python", text)) == (3 if format == "saved_model" else 1)
     (tmp_path / "all.py").write_text(SNIPPET)
     ours = ["ours"] if format in ("keras", "weights") else []
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "all.py"), str(tmp_path / "snippet.py"), *ours],
-        cwd=tmp_path / "out", capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = processes.run(tmp_path / "all.py", tmp_path / "snippet.py", *ours, cwd=tmp_path / "out")
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout.strip().splitlines()
     assert said[0] == "(8, 64)"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 
 from simclr_tf.augment import SimCLRAugment
@@ -130,10 +130,7 @@ def run(program: str, *arguments: str, folder: Path) -> None:
     script = folder / "script.py"
     script.write_text(START + program)
     safe = ["-P"] if sys.version_info >= (3, 11) else []
-    done = subprocess.run(
-        [sys.executable, *safe, str(script), *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = processes.run(*safe, script, *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -178,10 +175,9 @@ def test_code_of_the_card_runs_as_it_is_printed(
 @pytest.mark.slow
 def test_saved_model_cli(export: tuple[SimCLR, Path], images: np.ndarray, tmp_path: Path) -> None:
     def command(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+        done = processes.run(
+            "-m", "tensorflow.python.tools.saved_model_cli", *arguments, cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 

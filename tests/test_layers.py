@@ -13,6 +13,8 @@ import pytest
 
 import simclr_tf
 
+pytestmark = pytest.mark.one_lane
+
 # Files that stand side by side do not import each other.
 LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
-
-import simclr_tf
 
 pytestmark = pytest.mark.slow
 
@@ -74,32 +70,16 @@ def write_images(folder: Path, count: int, seed: int) -> None:
 
 def command(folder: Path, *arguments: str) -> str:
     """Runs the command as a process; returns what it said on both streams."""
-    root = Path(simclr_tf.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "simclr_tf.run", *RUN, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = processes.run("-m", "simclr_tf.run", *RUN, *arguments, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
 
 
 def endpoints(folder: Path, export: str) -> set[str]:
-    """Extracts features and gradients in a process that cannot see this package's sources."""
+    """Extracts features and gradients in a process that does not import this package."""
     (folder / "features.py").write_text(FEATURES)
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "features.py", export],
-        cwd=folder,
-        env=clean,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = processes.run("features.py", export, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return set(done.stdout.split())
 

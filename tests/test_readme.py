@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from simclr_tf.config import Config
@@ -28,16 +26,12 @@ def test_the_user_script_runs(tmp_path: Path) -> None:
     script = next(block for block in blocks("python") if "SimCLR(" in block)
     assert len(script.strip().splitlines()) <= 25
     (tmp_path / "script.py").write_text(script)
-    paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, "script.py"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    done = processes.run("script.py", cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "label_top_1_accuracy" in done.stdout and "(64, 128)" in done.stdout
 
 
+@pytest.mark.one_lane
 def test_every_command_parses() -> None:
     lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines]
@@ -48,6 +42,7 @@ def test_every_command_parses() -> None:
         parse(command[start + 1 :])
 
 
+@pytest.mark.one_lane
 def test_every_preset_and_listed_flag_exists() -> None:
     for name in presets():
         assert f"`{name}`" in README

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from conftest import GOLDEN_DIR, deviation
@@ -84,6 +85,7 @@ def test_manifest_of_a_tf2_checkpoint(name: str) -> None:
     assert ours == shapes
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize("name", by_cost(TF1))
 def test_manifest_of_a_tf1_checkpoint(name: str) -> None:
     """Each variable is mapped once, to the path that a TF2 checkpoint of that size has it under."""
@@ -99,6 +101,7 @@ def test_manifest_of_a_tf1_checkpoint(name: str) -> None:
     assert len(heads) == 2 and mapped == expected
 
 
+@pytest.mark.one_lane
 def test_all_published_sizes_are_there() -> None:
     """Parameters of the trunk, moving statistics included, as the tables print them."""
 
@@ -223,6 +226,7 @@ def test_other_networks_need_a_model(tmp_path: Path) -> None:
         load_release_weights(None, str(tmp_path / "c-1"))
 
 
+@pytest.mark.one_lane
 def test_tf1_checkpoint_of_another_network() -> None:
     shapes = {"base_model/conv2d/kernel": (3, 3, 3, 8), "base_model/conv2d_1/kernel": (1, 1, 8, 8)}
     with pytest.raises(UserError, match="2 convolutions"):
@@ -267,12 +271,7 @@ def test_the_command_that_it_prints_evaluates(archive: Any, tmp_path: Path, caps
     assert import_release.main(["x", archive("tf2_saved_model"), f"--output={output}"]) == 0
     line = capsys.readouterr().out.split("Evaluate: simclr-tf ")[1]
     arguments = shlex.split(line.replace("DATA_SET", "mnist_5k").replace("SPLIT", "test"))
-    done = subprocess.run(
-        [sys.executable, "-m", "simclr_tf.run", *arguments, "--eval_steps=1"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    done = processes.run("-m", "simclr_tf.run", *arguments, "--eval_steps=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Step 1 is the last of 1: evaluation complete." in done.stdout
     results = json.loads((output / "result.json").read_text())

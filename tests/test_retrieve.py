@@ -55,6 +55,7 @@ def command(
     return run
 
 
+@pytest.mark.one_lane
 def test_neighbours_and_score_equal_loops() -> None:
     random = np.random.RandomState(0)
     features = random.standard_normal((12, 5)) * random.uniform(0.1, 10, (12, 1))

@@ -69,6 +69,7 @@ def command(
 # Scenes.
 
 
+@pytest.mark.one_lane
 def test_scenes_follow_the_seed() -> None:
     images, classes = make_scenes("train[:50]", 6, side=64, digit_side=20, seed=3)
     assert images.shape == (6, 64, 64, 3) and images.dtype == np.uint8
@@ -80,6 +81,7 @@ def test_scenes_follow_the_seed() -> None:
     assert not (classes[0] == classes[1]).all()
 
 
+@pytest.mark.one_lane
 def test_every_class_is_where_its_ink_is() -> None:
     images, classes = make_scenes("train[:50]", 20, side=64, digit_side=20, seed=0)
     grey, ink = images[..., 0], classes > 0
@@ -91,6 +93,7 @@ def test_every_class_is_where_its_ink_is() -> None:
     assert max(kinds) <= 5 and np.mean([kind >= 2 for kind in kinds]) > 0.7
 
 
+@pytest.mark.one_lane
 def test_a_scene_of_one_kind_has_its_class_alone() -> None:
     """Digits of the class that a split holds, and nothing else, are in its scenes."""
     labels = open_source("mnist_5k", "train").read_labels()
@@ -102,6 +105,7 @@ def test_a_scene_of_one_kind_has_its_class_alone() -> None:
 # The score.
 
 
+@pytest.mark.one_lane
 def test_mean_iou_equals_loops() -> None:
     random = np.random.RandomState(0)
     found, classes = random.randint(0, 4, (2, 3, 5, 5))

@@ -10,18 +10,16 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-import simclr_tf
 from simclr_tf.run import main
 
 # A run of a second or two; every case changes something about it.
@@ -561,15 +559,7 @@ def test_evaluation_batch_that_replicas_cannot_share(
     ids=["flag", "folder", "split", "batch"],
 )  # fmt: skip
 def test_as_a_process(working_folder: Path, arguments: list[str], expected: str) -> None:
-    root = Path(simclr_tf.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "simclr_tf.run", *TINY, *arguments],
-        cwd=working_folder,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = processes.run("-m", "simclr_tf.run", *TINY, *arguments, cwd=working_folder)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
