@@ -26,7 +26,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "tf_hub_export.model_card commands feature_store"
         " config_checks draws image_ops losses optimizers schedules blocks endpoints"
         " applications keras_cv_backbones devices exported"
-        " datasets.decoding datasets.source datasets.splits",
+        " datasets.decoding datasets.positions datasets.source datasets.splits",
         "config resnet heads color_ops extra_views feature_files tf_hub_export.comparison"
         " datasets.folder_layout datasets.mnist datasets.chosen_records datasets.user"
         " datasets.labelled",
