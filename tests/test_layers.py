@@ -19,7 +19,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     for row in (
         # What everything may use.
         "errors compat contrastive_blocks examples",
-        "tf_hub_export examples.pictures",
+        "tf_hub_export outputs",
+        "examples.pictures",
         "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
         " tf_hub_export.tflite tf_hub_export.onnx_file",
         # Pure functions and layers, one idea each.
@@ -58,8 +59,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
 KNOW_CONFIG = {"config_checks", "run_folder", "building", "train", "run"}
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
-    "", "errors", "commands", "config_checks", "config", "run", "import_release", "benchmark",
-    "embed", "feature_store", "feature_files", "projector",
+    "", "errors", "commands", "outputs", "config_checks", "config", "run", "import_release",
+    "benchmark", "embed", "feature_store", "feature_files", "projector",
     "examples", "examples.retrieve", "examples.segment",
     "tf_hub_export", "tf_hub_export.__main__", "tf_hub_export.atomic", "tf_hub_export.onnx_file",
 }  # fmt: skip
