@@ -58,7 +58,8 @@ class SimCLRAugment(keras.layers.Layer):
         brightness: 'v2' multiplies brightness by a factor, 'v1' adds a shift.
         augmentations: names in order of application, or one comma-separated string; 'crop' always
             comes first. The table of this module lists them. 'crop,flip' is for fine-tuning.
-        crop_area: range of the crop's share of the image.
+        crop_area: range of the crop's share of the image. The release's 0.08 stands for 0.1 in
+            effect (`augment_options.min_covered`); other lower ends mean what they say.
         crop_aspect_ratio: range of the crop's width / height, times that of the view.
         seed: where `call` starts counting when it is not given a seed.
         jit_compile: True compiles the making of the views with XLA, in the form for processors
@@ -192,7 +193,9 @@ class SimCLRAugment(keras.layers.Layer):
             if name == "crop":
                 low, high = options["crop_aspect_ratio"]
                 aspect = (low * width / height, high * width / height)
-                params["box"] = draws.crop_boxes(own, heights, widths, options["crop_area"], aspect)
+                params["box"] = draws.crop_boxes(
+                    own, heights, widths, options["crop_area"], aspect, options["min_covered"]
+                )
                 params["size"] = tf.cast(tf.stack([heights, widths], axis=1), tf.float32)
             elif name == "flip":
                 params["flip"] = draws.uniform(own, tf.stack([batch_size])) < 0.5

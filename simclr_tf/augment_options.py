@@ -13,6 +13,28 @@ DEFAULT_AUGMENTATIONS = ("crop", "flip", "color", "blur")
 # which others are on. Append only.
 KNOWN_AUGMENTATIONS = (*DEFAULT_AUGMENTATIONS, *extra_views.EXTRAS)
 
+_RELEASE_AREA_MIN = 0.08
+_RELEASE_MIN_COVERED = 0.1
+
+
+def min_covered(area_min: float) -> float:
+    """Returns the share of the image below which a box that was drawn is rejected.
+
+    The release draws areas from 0.08 on, but its sampler rejects boxes that cover less than 0.1 of
+    the image. Its own 0.08 keeps that meaning, so that its views stay what they were; any other
+    value is taken at its word.
+
+    Args:
+        area_min: Lower end of the range of areas, in (0, 1].
+
+    Example:
+        >>> min_covered(0.08), min_covered(0.05), min_covered(0.2)
+        (0.1, 0.05, 0.1)
+    """
+    if area_min == _RELEASE_AREA_MIN:
+        return _RELEASE_MIN_COVERED
+    return min(_RELEASE_MIN_COVERED, area_min)
+
 
 def blur_kernel_size(image_size: int) -> int:
     """Returns the taps of the blur, as the release: a tenth of the image's height, then odd."""
@@ -76,6 +98,7 @@ def check_options(
         "brightness": brightness,
         "augmentations": listed,
         "crop_area": tuple(map(float, crop_area)),
+        "min_covered": min_covered(float(crop_area[0])),
         "crop_aspect_ratio": tuple(map(float, crop_aspect_ratio)),
         "size": size,
         "names": (["crop"] if "crop" in listed else []) + names,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -201,7 +200,6 @@ def in_memory(source: ImageSource, canvas: int | None = None) -> InMemorySource:
             f"Expected a data set of known length to cache; received: '{source.name}', whose "
             "length is unknown. Pass num_examples, or do not cache."
         )
-    _require_memory(source, canvas)
     logging.info("Decoding %d images of '%s' into memory ...", source.num_examples, source.name)
     started = time.monotonic()
 
@@ -213,6 +211,7 @@ def in_memory(source: ImageSource, canvas: int | None = None) -> InMemorySource:
         return example
 
     data = source.ordered_keys().map(load, tf.data.AUTOTUNE, deterministic=True)
+    _require_memory(source, data.element_spec["image"])
     with source.user_errors():
         examples = [e for e in data.prefetch(8).as_numpy_iterator() if e["ok"]]
     if not examples:
@@ -310,12 +309,11 @@ def _local_batch(batch_size: int, context: tf.distribute.InputContext | None) ->
     return context.get_per_replica_batch_size(batch_size)
 
 
-def _require_memory(source: ImageSource, canvas: int | None) -> None:
-    sides = (canvas, canvas) if canvas is not None else source.image_shape[:2]
-    have = machine_memory()
-    if None in sides or source.num_examples is None or have is None:
+def _require_memory(source: ImageSource, image: tf.TensorSpec) -> None:
+    have, pixels = machine_memory(), image.shape.num_elements()
+    if pixels is None or source.num_examples is None or have is None:
         return
-    need = source.num_examples * math.prod(sides) * 3  # type: ignore[arg-type]
+    need = source.num_examples * pixels * image.dtype.size
     if need > 0.8 * have:
         raise UserError(
             f"Expected the decoded images of '{source.name}' to fit in memory "

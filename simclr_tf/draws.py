@@ -83,8 +83,9 @@ def crop_boxes(
     With the whole image as the object. An attempt draws an aspect ratio, then a whole number of
     rows between those of the smallest and of the largest box; the columns follow by rounding. The
     first attempt within the area range and covering `min_covered` wins, else the box is the whole
-    image. `min_covered` makes 0.1 the smallest area reached, although `area` starts at 0.08: so
-    does the release. The offset never takes its largest value (TensorFlow's bound is exclusive).
+    image. With the defaults `min_covered` makes 0.1 the smallest area reached, although `area`
+    starts at 0.08: so does the release. The offset never takes its largest value (TensorFlow's
+    bound is exclusive).
 
     Args:
         seed: integer tensor of shape (2,).

@@ -128,7 +128,7 @@ def _embed(given: argparse.Namespace) -> None:
         if not store.rows:
             raise UserError(f"Expected readable images in '{given.dataset}'; received: none.")
         with as_user_error(work):
-            _publish(store, Names(files, source.class_names), given)
+            _publish(store, Names(files, source.class_names), given, targets)
     except KeyboardInterrupt:
         bar.close()
         said = f"{store.seen:,} of {total:,} images are kept in {work}"
@@ -147,35 +147,45 @@ def _embed(given: argparse.Namespace) -> None:
 def _checked_targets(given: argparse.Namespace) -> list[str]:
     """Checks the arguments; returns what is to be written."""
     from simclr_tf.feature_files import check_output
+    from simclr_tf.outputs import check_apart, check_output_path
+    from simclr_tf.projector import is_projector
 
     if bool(given.saved_model) == bool(given.checkpoint):
         count = "both" if given.saved_model else "neither"
         raise UserError(f"Expected --saved_model or --checkpoint; received: {count}.")
-    if not given.output and not given.projector_dir:
+    if given.output is None and given.projector_dir is None:
         raise UserError("Expected --output or --projector_dir; received: neither.")
     for name in ("batch_size", "image_size"):
         value = getattr(given, name)
         if value is not None and value < 1:
             raise UserError(f"Expected --{name} of at least 1; received: {value}.")
-    targets = [os.path.expanduser(path) for path in (given.output, given.projector_dir) if path]
-    if given.output:
-        check_output(given.output)
-    for target in targets:
-        if os.path.lexists(target) and not given.overwrite:
-            raise UserError(
-                f"Expected a path that does not exist; received: {target}. Choose another one, or "
-                "pass --overwrite."
-            )
-    if given.output and os.path.isdir(targets[0]):
-        raise UserError(f"Expected --output to be a file; received: {targets[0]}, a folder.")
-    if given.projector_dir and os.path.lexists(targets[-1]):
-        config = os.path.join(targets[-1], "projector_config.pbtxt")
-        if not os.path.isfile(config) and os.listdir(targets[-1]):
-            raise UserError(
-                f"Expected projector files to overwrite; received: {targets[-1]}, which is "
-                "something else. Choose another --projector_dir."
-            )
-    return targets
+    outputs = []
+    if given.output is not None:
+        path = check_output_path("--output", given.output, folder=False, overwrite=given.overwrite)
+        check_output(path)
+        outputs.append(("--output", path))
+    if given.projector_dir is not None:
+        path = check_output_path(
+            "--projector_dir",
+            given.projector_dir,
+            folder=True,
+            overwrite=given.overwrite,
+            ours=is_projector,
+        )
+        outputs.append(("--projector_dir", path))
+    work = f"{outputs[0][1]}.partial"
+    if os.path.lexists(work) and (os.path.islink(work) or not os.path.isdir(work)):
+        raise UserError(
+            f"Expected to keep unfinished work in {work}; received: a file or link of that name. "
+            "Move it, or choose another name to write."
+        )
+    inputs = []
+    data = os.path.expanduser(given.dataset)
+    if os.path.isdir(data):
+        inputs.append(("--dataset", data))
+    check_apart(outputs, inputs)
+    check_apart([("the unfinished work", work)], outputs)
+    return [path for _, path in outputs]
 
 
 def _load_model(given: argparse.Namespace) -> tuple[Extractor, list[Any]]:
@@ -232,27 +242,27 @@ def _progress(total: int, first: int) -> Any:
     )
 
 
-def _publish(store: FeatureStore, names: Names, given: argparse.Namespace) -> None:
+def _publish(
+    store: FeatureStore, names: Names, given: argparse.Namespace, targets: list[str]
+) -> None:
     """Writes the finished files in the work folder, puts them in place, removes the folder."""
     from simclr_tf.feature_files import write_features
+    from simclr_tf.outputs import replace_all
     from simclr_tf.projector import write_projector
 
-    moves = []
+    made_of = []
     if given.output:
         kind = os.path.splitext(given.output)[1].lower()
         made = os.path.join(store.folder, "output")
         write_features(store, names, made, kind)
-        moves.append((made, os.path.expanduser(given.output)))
+        made_of.append(made)
     if given.projector_dir:
         made = os.path.join(store.folder, "projector")
         shutil.rmtree(made, ignore_errors=True)
         os.makedirs(made)
         write_projector(store, names, made, given.endpoint)
-        moves.append((made, os.path.expanduser(given.projector_dir)))
-    for made, target in moves:
-        if os.path.isdir(target):
-            os.rename(target, os.path.join(store.folder, "replaced"))
-        os.rename(made, target)
+        made_of.append(made)
+    replace_all(list(zip(made_of, targets, strict=True)))
     store.remove()
 
 

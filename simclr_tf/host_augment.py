@@ -103,7 +103,7 @@ def _crop(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tens
         tf.shape(image),
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
         seed=seed,
-        min_object_covered=0.1,
+        min_object_covered=options["min_covered"],
         aspect_ratio_range=(low * width / height, high * width / height),
         area_range=options["crop_area"],
         max_attempts=100,

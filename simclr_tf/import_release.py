@@ -10,6 +10,7 @@ import tempfile
 
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
+from simclr_tf.outputs import check_output_path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _import(given: argparse.Namespace) -> None:
-    output = os.path.abspath(os.path.expanduser(given.output))
-    if os.path.exists(output):
-        raise UserError(f"Expected --output to be a new folder; {given.output} exists.")
+    output = os.path.abspath(
+        check_output_path("--output", given.output, folder=True, overwrite=False, overwrite_hint="")
+    )
     if given.num_classes is not None and given.num_classes < 1:
         raise UserError(f"Expected --num_classes of at least 1; received: {given.num_classes}.")
     from simclr_tf.checkpoints import save_weights

@@ -16,6 +16,7 @@ from simclr_tf.feature_store import FeatureStore
 
 _SHEET = 8192  # pixels a side, the largest that browsers draw
 _LARGEST, _SMALLEST = 64, 8  # pixels a thumbnail
+_FILES = ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt")
 _CONFIG = """embeddings {{
   tensor_name: "{name}"
   tensor_path: "tensors.tsv"
@@ -83,6 +84,15 @@ def write_projector(store: FeatureStore, names: Names, folder: str, name: str) -
     _write_sheet(store, side, os.path.join(folder, "sprite.png"))
     with open(os.path.join(folder, "projector_config.pbtxt"), "w", encoding="utf-8") as file:
         file.write(_CONFIG.format(name=name, side=side))
+
+
+def is_projector(folder: str) -> bool:
+    """Returns whether a folder holds what `write_projector` writes, and nothing else.
+
+    A log folder of TensorBoard has such a configuration too, beside what a training run recorded.
+    """
+    held = set(os.listdir(folder))
+    return "projector_config.pbtxt" in held and held <= set(_FILES)
 
 
 def _columns(count: int) -> int:

@@ -200,6 +200,34 @@ def test_crop_boxes_are_distributed_as_the_release(recorded):
     assert smallest_p(wrong, reference) < LEVEL
 
 
+@pytest.mark.parametrize("low", [0.02, 0.08, 0.09, 0.2])
+def test_smallest_crop_is_what_was_asked_for(low):
+    """On the device and on the host alike; 0.08 alone is the release's, which ends at 0.1."""
+    options = {"augmentations": "crop", "crop_area": (low, 0.25), "image_size": 4}
+    smallest = 0.1 if low == 0.08 else low
+    count = 1000
+    layer = SimCLRAugment(**options)
+    boxes = layer.draw(count, 100, 100, tf.constant(SEED))["box"].numpy()
+    device = boxes[:, 2] * boxes[:, 3] / 10_000
+
+    # An image of columns 0, 1, ... and rows 0, 1, ...: the spread of a view is its crop's size.
+    ramp = np.arange(100, dtype=np.float32) / 100
+    image = tf.constant(np.stack(np.meshgrid(ramp, ramp, [0.0])[:2], -1)[:, :, 0])
+
+    def one(i):
+        view = host_views(image, tf.stack([SEED[0], i]), num_views=1, **options)[0]
+        # Samples of a 4-pixel view lie 0, 1/4, 1/2 and 3/4 of the crop's side apart.
+        spread = tf.reduce_max(view, [0, 1]) - tf.reduce_min(view, [0, 1])
+        return spread[0] * spread[1] * 16 / 9
+
+    host = tf.function(lambda: tf.map_fn(one, tf.range(count), fn_output_signature=tf.float32))()
+    for areas, rounding in ((device, 1e-6), (host.numpy(), 0.05 * smallest)):
+        # Those that found no box in 100 tries are whole images: not with these ranges.
+        assert areas.min() >= smallest - rounding
+        assert np.quantile(areas, 0.02) < smallest * 1.15, "the smallest crops are not reached"
+    assert stats.ks_2samp(device, host.numpy()).statistic < 0.1
+
+
 @pytest.mark.parametrize("size", [(28, 28), (9, 100), (300, 200), (3, 2), (1, 1), (1, 50)])
 def test_crop_boxes_equal_tensorflow_in_distribution(size):
     count = 3000

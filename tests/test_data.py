@@ -432,3 +432,17 @@ def test_unreadable_image_with_fail_stops_training(tmp_path):
     data = training_dataset(source, **options(image_size=20))
     with pytest.raises(UserError, match="the file is empty"), source.user_errors():
         list(data.take(4))
+
+
+@pytest.mark.parametrize("dtype, channels", [("uint8", 1), ("uint8", 3), ("float32", 3)])
+def test_memory_of_a_cache_is_counted_by_type_and_channels(
+    dtype: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tf.zeros([10, 8, 8, channels], dtype)
+    source = source_from_dataset(tf.data.Dataset.from_tensor_slices(images))
+    held = images.numpy().nbytes
+    monkeypatch.setattr(pipeline, "machine_memory", lambda: int(held / 0.8) - 2)
+    with pytest.raises(UserError, match="to fit in memory"):
+        in_memory(source)
+    monkeypatch.setattr(pipeline, "machine_memory", lambda: int(held / 0.8) + 2)
+    assert in_memory(source).num_examples == 10

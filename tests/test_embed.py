@@ -325,20 +325,20 @@ def test_changed_images_are_noticed(
 def test_what_is_finished_stays(photos: Path, embed: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     common = [f"--dataset={photos}", "--output=f.npz", "--projector_dir=p"]
     assert embed(*common)[0] == 0
-    Path("p/mine").touch()
-    before = Path("f.npz").read_bytes()
+    before = Path("f.npz").read_bytes(), Path("p/tensors.tsv").read_bytes()
     code, _, err = embed(*common)
-    assert code == 2 and "Expected a path that does not exist; received: f.npz" in err
+    assert code == 2 and "--output to be a path that does not exist; received: 'f.npz'" in err
     again = [*common, "--endpoint=proj_head_output", "--overwrite", "--batch_size=5"]
     with monkeypatch.context() as patch:
         interrupt_after(2, patch)
         assert embed(*again)[0] == 130
-    assert Path("f.npz").read_bytes() == before and Path("p/mine").exists()
+    assert (Path("f.npz").read_bytes(), Path("p/tensors.tsv").read_bytes()) == before
     code, out, err = embed(*again)
     assert code == 0 and "Going on from image 10" in out, err
     with np.load("f.npz") as file:
         assert file["features"].shape == (23, 4)
-    assert sorted(os.listdir()) == ["f.npz", "p"] and not Path("p/mine").exists()
+    assert sorted(os.listdir()) == ["f.npz", "p"]
+    assert Path("p/tensors.tsv").read_bytes() != before[1]
 
 
 def test_projector_files(photos: Path, embed: Run) -> None:
@@ -411,10 +411,10 @@ def test_tensorboard_reads_the_projector_files(photos: Path, embed: Run) -> None
             "one of final_avg_pool, logits_sup, pr",
         ),
         (["--dataset=./nothing", "--output=f.npz"], "which does not exist"),
-        (["--dataset=mnist_5k", "--output=mine/f.npz/"], "end in .npz"),
-        (["--dataset=mnist_5k", "--output=thesis/a.npz"], "Expected to write in"),
-        (["--dataset=mnist_5k", "--output=mine.npz", "--overwrite"], "a file; received: mine.npz"),
-        (["--dataset=mnist_5k", "--projector_dir=mine.npz", "--overwrite"], "projector files to"),
+        (["--dataset=mnist_5k", "--output=mine/f.npz/"], "which names a folder"),
+        (["--dataset=mnist_5k", "--output=thesis/a.npz"], "Not a directory"),
+        (["--dataset=mnist_5k", "--output=mine.npz", "--overwrite"], "which is a folder"),
+        (["--dataset=mnist_5k", "--projector_dir=mine.npz", "--overwrite"], "something else"),
         (["--dataset=mnist_5k", "--output=g.npz", "--overwrite"], "a folder of something else"),
     ],
     ids=str,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from test_command_line import ONE_STEP, TUNE, command, results, working_folder, write_folder
 from test_datasets import prepare
 
@@ -151,6 +154,90 @@ def test_training_batches_of_a_subset_hold_each_image_once_an_epoch(
     data = training_dataset(subset, batch_size=2, image_size=8, seed=0).take(2)
     labels = [int(label) for _, batch in data for label in batch]
     assert sorted(labels) == sorted(whole.read_labels()[[1, 2, 5, 6]].tolist())
+
+
+CHOICES = st.lists(
+    st.tuples(st.sampled_from(["subset", "hide_labels"]), st.sets(st.integers(0, 18), min_size=1)),
+    min_size=1,
+    max_size=3,
+)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@settings(max_examples=2, deadline=None, derandomize=True)
+@given(choices=CHOICES)
+@example(choices=[("hide_labels", {0, 3}), ("subset", {0, 1, 3})])
+@example(choices=[("subset", {0, 1, 3}), ("hide_labels", {1}), ("hide_labels", {2})])
+@example(choices=[("hide_labels", {1}), ("hide_labels", {2}), ("subset", {1, 2})])
+@example(choices=[("subset", {1, 2, 4}), ("hide_labels", {0, 2}), ("subset", {1, 2})])
+def test_choices_follow_each_other(
+    source: Callable, kind: str, choices: list[tuple[str, set[int]]]
+) -> None:
+    """A choice among chosen or hidden examples is what it is in a plain list."""
+    chosen = source(kind)
+    wanted = examples(chosen)
+    for how, drawn in choices:
+        positions = np.array(sorted({position % len(wanted) for position in drawn}))
+        chosen = getattr(chosen, how)(positions)
+        if how == "subset":
+            wanted = [wanted[position] for position in positions]
+        else:
+            wanted = [(x, y if i in positions else -1) for i, (x, y) in enumerate(wanted)]
+        assert chosen.num_examples == len(wanted)
+    assert chosen.read_labels().tolist() == [label for _, label in wanted]
+    assert examples(chosen) == wanted
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["length known", "length unknown"])
+def test_a_pass_over_chosen_elements_reads_the_users_data_once(known: bool) -> None:
+    read = []
+
+    def elements() -> Iterator[tuple[np.ndarray, int]]:
+        for index in range(40):
+            read.append(index)
+            yield np.full((2, 2, 3), index, np.uint8), index % 3
+
+    signature = (tf.TensorSpec((2, 2, 3), tf.uint8), tf.TensorSpec((), tf.int32))
+    data = tf.data.Dataset.from_generator(elements, output_signature=signature)
+    whole = source_from_dataset(data, num_classes=3, num_examples=40 if known else None)
+
+    def count(use: Callable[[], object]) -> int:
+        read.clear()
+        use()
+        return len(read)
+
+    positions = np.array([2, 7, 11])
+    subset, hidden = whole.subset(positions), whole.hide_labels(positions)
+    assert count(lambda: examples(subset)) <= 14, "12 are needed, and what tf.data reads ahead"
+    assert count(lambda: examples(hidden)) == 40
+    assert count(lambda: [whole.read_labels() for _ in range(5)]) == 40
+    assert count(lambda: (whole.subset(positions).read_labels(), hidden.read_labels())) <= 40
+    assert count(lambda: whole.hide_labels(positions).read_labels()) == 0
+    assert subset.read_labels().tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["TFDS", "tf.data"])
+def test_looking_up_many_positions_costs_no_more_than_few(source: Callable, kind: str) -> None:
+    """The work for one element must not grow with the positions: none is compared with all."""
+    positions = np.arange(19)
+    chosen = [source(kind).hide_labels(positions)]
+    chosen += [source(kind).subset(positions)] if kind == "tf.data" else []
+    for changed in chosen:
+        functions = str(changed.ordered_keys()._as_serialized_graph().numpy())
+        assert "Any" not in functions and "Equal" not in functions
+
+
+def test_unreadable_images_are_noted_once_each_and_copies_keep_their_own_list() -> None:
+    whole = open_source("mnist_5k", "train[:4]")
+    whole._note_bad_image("a.png", "cut off")
+    copied = copy.copy(whole)
+    copied.bad_images = list(whole.bad_images)
+    for path in ("a.png", "b.png", "b.png"):
+        copied._note_bad_image(path, "cut off")
+    for path in ("b.png", "a.png", "c.png"):
+        whole._note_bad_image(path, "cut off")
+    assert [path for path, _ in copied.bad_images] == ["a.png", "b.png"]
+    assert [path for path, _ in whole.bad_images] == ["a.png", "b.png", "c.png"]
 
 
 def test_unreadable_file_is_not_replaced_by_one_that_was_not_chosen(tmp_path: Path) -> None:

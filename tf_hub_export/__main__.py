@@ -8,8 +8,9 @@ import sys
 
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
+from simclr_tf.outputs import check_output_path
 from tf_hub_export import FORMATS, check_format
-from tf_hub_export.atomic import check_target
+from tf_hub_export.atomic import is_export
 from tf_hub_export.onnx_file import require_onnx
 
 
@@ -51,9 +52,10 @@ def main(argv: list[str] | None = None) -> int:
 def _export(given: argparse.Namespace) -> None:
     if not given.checkpoint or not given.export_dir:
         raise UserError("Expected --checkpoint and --export_dir; received: nothing after the =.")
-    target = os.path.expanduser(given.export_dir)
     check_format(given.format, given.precision)
-    check_target(target, given.overwrite)
+    target = check_output_path(
+        "--export_dir", given.export_dir, folder=True, overwrite=given.overwrite, ours=is_export
+    )
     if given.format == "onnx":
         require_onnx()
     from tf_hub_export.comparison import CONVERTED

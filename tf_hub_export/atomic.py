@@ -10,8 +10,13 @@ from collections.abc import Iterator
 
 from simclr_tf.errors import UserError
 
-# Every export holds one of these: what `overwrite` may replace.
+# Every export holds one of these.
 _MARKS = ("saved_model.pb", "model.json")
+
+
+def is_export(folder: str) -> bool:
+    """Returns whether a folder holds an export: what `overwrite` may replace."""
+    return any(os.path.exists(os.path.join(folder, mark)) for mark in _MARKS)
 
 
 def check_target(path: str, overwrite: bool) -> None:
@@ -35,8 +40,7 @@ def check_target(path: str, overwrite: bool) -> None:
             "Choose another one, or pass overwrite=True (--overwrite)."
         )
     is_folder = os.path.isdir(path) and not os.path.islink(path)
-    is_export = any(os.path.exists(os.path.join(path, mark)) for mark in _MARKS)
-    if not (is_folder and (is_export or not os.listdir(path))):
+    if not (is_folder and (is_export(path) or not os.listdir(path))):
         raise UserError(
             f"Expected an export to overwrite; received: {path}, which is something else. "
             "Choose another path."

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from simclr_tf.datasets.positions import flags_at, keep_flagged, on_host
 from simclr_tf.datasets.source import ImageSource, IndexedSource, machine_memory
 from simclr_tf.errors import UserError
 
@@ -53,13 +54,9 @@ class ChosenRecords(IndexedSource):
         with tf.init_scope(), tf.device("CPU:0"):
             if self._records is None:
                 logging.info("Reading %d records of '%s' ...", self.num_examples, self.name)
-                flags = np.zeros(self._whole.num_examples, bool)
-                flags[self._positions] = True
-                chosen = tf.constant(flags)
-                records = self._whole.ordered_keys().enumerate()
-                records = records.filter(lambda position, record: chosen[position])
-                records = records.map(lambda position, record: record).prefetch(64)
-                self._records = tf.constant(list(records.as_numpy_iterator()), tf.string)
+                records = keep_flagged(self._whole.ordered_keys(), flags_at(self._positions))
+                held = list(records.prefetch(64).as_numpy_iterator())
+                self._records = tf.constant(held, tf.string)
         return self._records
 
     def decode(
@@ -72,14 +69,25 @@ class ChosenRecords(IndexedSource):
             example["label"] = tf.where(tf.gather(self._shown, key), example["label"], -1)
         return example
 
+    def read_labels(self) -> np.ndarray:
+        """Returns the labels, int64 (n,); no image is decoded for them."""
+        labels = self._whole.read_labels()[self._positions]
+        return labels if self._shown is None else np.where(self._shown.numpy(), labels, -1)
+
     def subset(self, positions: np.ndarray) -> ChosenRecords:
-        """Returns a source of some of these records."""
-        return ChosenRecords(self._whole, self._positions[positions], self._record_bytes)
+        """Returns a source of some of these records, which are not read once more."""
+        chosen = ChosenRecords(self._whole, self._positions[positions], self._record_bytes)
+        with tf.device("CPU:0"):
+            for name in ("_records", "_shown"):
+                values = getattr(self, name)
+                setattr(chosen, name, None if values is None else tf.gather(values, positions))
+        return chosen
 
     def hide_labels(self, shown: np.ndarray) -> ChosenRecords:
         """Returns a source of the same records whose labels are -1 but at these positions."""
         hidden = copy.copy(self)
-        flags = np.zeros(self.num_examples, bool)
-        flags[shown] = True
-        hidden._shown = tf.constant(flags)
+        flags = flags_at(shown, self.num_examples)
+        if self._shown is not None:  # what is hidden already stays hidden
+            flags &= self._shown.numpy()
+        hidden._shown = on_host(flags)
         return hidden

@@ -62,6 +62,7 @@ class ImageSource(abc.ABC):
         self.class_names = list(class_names) if class_names is not None else None
         self.image_shape = image_shape
         self.bad_images: list[tuple[str, str]] = []
+        self._bad_paths: set[str] = set()
         self.error: UserError | None = None
 
     @property
@@ -193,8 +194,11 @@ class ImageSource(abc.ABC):
 
     def _note_bad_image(self, path: str, reason: str) -> None:
         """Counts an unreadable image, and names it in the log, once."""
-        if any(path == known for known, _ in self.bad_images):
+        if len(self._bad_paths) != len(self.bad_images):  # a copy of a source has its own list
+            self._bad_paths = {known for known, _ in self.bad_images}
+        if path in self._bad_paths:
             return
+        self._bad_paths.add(path)
         self.bad_images.append((path, reason))
         if len(self.bad_images) <= _NAMED_BAD_IMAGES:
             logging.warning("Skipped an unreadable image: %s (%s)", path, reason)

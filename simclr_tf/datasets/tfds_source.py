@@ -12,7 +12,8 @@ import tensorflow as tf
 from absl import logging
 
 from simclr_tf.datasets.chosen_records import ChosenRecords
-from simclr_tf.datasets.source import ImageSource, shuffle_for_epoch
+from simclr_tf.datasets.positions import flags_at, on_host
+from simclr_tf.datasets.source import ImageSource, only_at, shuffle_for_epoch
 from simclr_tf.datasets.splits import SplitRange, resolve_split
 from simclr_tf.errors import UserError
 
@@ -238,15 +239,21 @@ class TfdsSource(ImageSource):
 
     def subset(self, positions: np.ndarray) -> ChosenRecords:
         """Returns a source of the records at these positions alone, which it keeps in memory."""
-        return ChosenRecords(self, positions, self._record_bytes)
+        whole = copy.copy(self)
+        whole._shown = None  # the chosen records keep their own flags
+        chosen = ChosenRecords(whole, positions, self._record_bytes)
+        if self._shown is not None:
+            return chosen.hide_labels(np.flatnonzero(self._shown.numpy()[positions]))
+        return chosen
 
     def hide_labels(self, shown: np.ndarray) -> TfdsSource:
         """Returns a source of the same records whose labels are -1 but at these positions."""
         hidden = copy.copy(self)
-        flags = np.zeros(self.num_examples, bool)
-        flags[shown] = True
-        hidden._labels = np.where(flags, self.read_labels(), -1)
-        hidden._shown = tf.constant(flags)
+        flags = flags_at(shown, self.num_examples)
+        if self._shown is not None:  # what is hidden already stays hidden
+            flags &= self._shown.numpy()
+        hidden._labels = only_at(self.read_labels(), shown)
+        hidden._shown = on_host(flags)
         return hidden
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.datasets.source import ImageSource, shuffle_for_epoch
+from simclr_tf.datasets.positions import flags_at, keep_flagged, on_host
+from simclr_tf.datasets.source import ImageSource, only_at, shuffle_for_epoch
 from simclr_tf.errors import UserError
 
 _MOST_SLOTS = 100_000  # of the shuffle buffer, where the number of images is unknown
@@ -93,6 +94,7 @@ class UserSource(ImageSource):
     ) -> None:
         super().__init__(image_shape=tuple(image.shape.as_list()), **description)
         self._dataset = dataset.map(lambda *element: _flat(element, has_label))
+        self._labels: np.ndarray | None = None  # int64 (N,), once they are read
         size = image.shape.num_elements()
         self._image_bytes = _GUESSED_IMAGE_BYTES if size is None else size * image.dtype.size
 
@@ -121,32 +123,39 @@ class UserSource(ImageSource):
         return example
 
     def read_labels(self) -> np.ndarray:
-        """Returns the labels, int64 (N,), by one pass over the elements."""
-        labels = self._dataset.map(lambda element: tf.cast(element["label"], tf.int64))
-        return np.fromiter(labels.as_numpy_iterator(), np.int64)
+        """Returns the labels, int64 (N,).
+
+        The first call passes over the elements once.
+        """
+        if self._labels is None:
+            labels = self._dataset.map(lambda element: tf.cast(element["label"], tf.int64))
+            self._labels = np.fromiter(labels.as_numpy_iterator(), np.int64)
+        return self._labels
 
     def subset(self, positions: np.ndarray) -> UserSource:
-        """Returns a source of the elements at these positions alone; each pass reads all."""
+        """Returns a source of the elements at these positions alone.
+
+        Each pass reads the user's data set once, up to the last of them.
+        """
         chosen = copy.copy(self)
-        wanted = tf.constant(positions, tf.int64)
-        chosen._dataset = (
-            self._dataset.enumerate()
-            .filter(lambda position, element: tf.reduce_any(wanted == position))
-            .map(lambda position, element: element)
-        )
+        chosen._dataset = keep_flagged(self._dataset, flags_at(positions))
+        chosen._labels = None if self._labels is None else self._labels[positions]
         chosen.num_examples = len(positions)
         return chosen
 
     def hide_labels(self, shown: np.ndarray) -> UserSource:
         """Returns a source of the same elements whose labels are -1 but at these positions."""
         hidden = copy.copy(self)
-        kept = tf.constant(shown, tf.int64)
+        flags = on_host(flags_at(shown))
+        count = tf.size(flags, tf.int64)
 
         def hide(position: tf.Tensor, element: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             label = tf.cast(element["label"], tf.int64)
-            return {**element, "label": tf.where(tf.reduce_any(kept == position), label, -1)}
+            kept = tf.cond(position < count, lambda: flags[position], lambda: False)
+            return {**element, "label": tf.where(kept, label, -1)}
 
         hidden._dataset = self._dataset.enumerate().map(hide)
+        hidden._labels = None if self._labels is None else only_at(self._labels, shown)
         return hidden
 
 

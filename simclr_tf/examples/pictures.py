@@ -7,6 +7,7 @@ from typing import Any
 
 from simclr_tf.atomic_file import new_file
 from simclr_tf.errors import UserError
+from simclr_tf.outputs import check_output_path
 
 
 def check_picture(given: str, overwrite: bool) -> str:
@@ -19,15 +20,9 @@ def check_picture(given: str, overwrite: bool) -> str:
     Raises:
         UserError: It is no .png, or something stands there.
     """
-    path = os.path.expanduser(given)
-    if not path.endswith(".png"):
+    if not given.endswith(".png"):
         raise UserError(f"Expected --output to end in .png; received: {given!r}.")
-    if os.path.lexists(path) and not (overwrite and os.path.isfile(path)):
-        raise UserError(
-            f"Expected an --output that does not exist; received: {given!r}. "
-            "Choose another, or pass --overwrite to replace a picture."
-        )
-    return path
+    return check_output_path("--output", given, folder=False, overwrite=overwrite)
 
 
 def save_figure(figure: Any, path: str) -> None:

@@ -1,0 +1,174 @@
+"""What stands where a command is to write: checked before work begins, replaced when it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Sequence
+
+from simclr_tf.errors import UserError
+
+_LONGEST_SUFFIX = 24  # of the names beside a target that hold unfinished work
+
+
+def check_output_path(
+    flag: str,
+    given: str,
+    *,
+    folder: bool,
+    overwrite: bool,
+    ours: Callable[[str], bool] | None = None,
+    overwrite_hint: str = "pass --overwrite",
+) -> str:
+    """Returns the path of an output that can be written, whatever stands there or above it.
+
+    Args:
+        flag: What the user typed it after, with its dashes: named in errors.
+        given: What the user typed; `~` is the home folder.
+        folder: Whether a folder is to be made, not a file.
+        overwrite: Whether a file, or a folder that `ours` accepts, may be replaced.
+        ours: Whether an existing folder that is not empty is one of the kind that is to be made.
+        overwrite_hint: What an error recommends in place of another path; empty: nothing.
+
+    Raises:
+        UserError: Something stands there that may not be replaced, or nothing can be made there.
+
+    Example:
+        >>> check_output_path("--output", "~/features.npz", folder=False, overwrite=False)
+        '/home/me/features.npz'
+    """
+    kind = "a folder" if folder else "a file"
+
+    def refuse(found: str, advice: str = "Choose another path") -> UserError:
+        return UserError(
+            f"Expected {flag} to be {kind} to make; received: {given!r}{found}. {advice}."
+        )
+
+    if not given.strip():
+        raise refuse("", "Name one")
+    path = os.path.expanduser(given)
+    if path.startswith("~"):
+        raise refuse(", the home folder of nobody here", "Write it out, or begin with ./")
+    if not folder and path.endswith(os.sep):
+        raise refuse(", which names a folder", "Leave the last / away or add a file's name")
+    path = path.rstrip(os.sep) or os.sep
+    try:
+        parent = _existing_parent(path)
+        longest = os.pathconf(parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+        *above, name = (len(os.fsencode(part)) for part in os.path.abspath(path).split(os.sep))
+        if max([name + _LONGEST_SUFFIX, *above]) > longest:
+            raise refuse(", a name that is too long", "Shorten it")
+        mode = os.lstat(path).st_mode if os.path.lexists(path) else None
+        if mode is None:
+            pass
+        elif stat.S_ISLNK(mode):
+            there = os.readlink(path)
+            raise refuse(f", a link to {there}", "Remove the link, or name what it points to")
+        elif stat.S_ISDIR(mode) != folder or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            what = "a folder" if stat.S_ISDIR(mode) else "a file"
+            what = what if stat.S_ISDIR(mode) or stat.S_ISREG(mode) else "a device"
+            raise refuse(f", which is {what}")
+        elif not overwrite:
+            hint = f", or {overwrite_hint}" if overwrite_hint else ""
+            raise UserError(
+                f"Expected {flag} to be a path that does not exist; received: {given!r}. "
+                f"Choose another one{hint}."
+            )
+        elif folder and os.listdir(path) and not (ours and ours(path)):
+            raise refuse(", which is something else than what is to be replaced")
+        _probe(parent)
+    except OSError as error:
+        raise refuse(
+            f" ({error.strerror or error})", "Choose a place that can be written"
+        ) from error
+    return path
+
+
+def check_apart(outputs: Sequence[tuple[str, str]], inputs: Sequence[tuple[str, str]] = ()) -> None:
+    """Checks that no output is, or lies in, another, and that none holds or lies in an input.
+
+    Args:
+        outputs: (flag, path) of what is to be written.
+        inputs: (flag, path) of what is read and must stay as it is.
+
+    Raises:
+        UserError: Two of them meet.
+
+    Example:
+        >>> check_apart([("--output", "a.npz"), ("--projector_dir", "b")])
+    """
+    places = [(flag, os.path.realpath(path), path) for flag, path in [*outputs, *inputs]]
+    for index, (flag, real, path) in enumerate(places[: len(outputs)]):
+        for other_flag, other_real, other in places[index + 1 :]:
+            if _holds(real, other_real) or _holds(other_real, real):
+                raise UserError(
+                    f"Expected {flag} and {other_flag} to lie apart; received: {path!r} and "
+                    f"{other!r}. Choose another {flag}."
+                )
+
+
+def replace_all(moves: Sequence[tuple[str, str]]) -> None:
+    """Puts finished files and folders in their places: all of them, or everything stays.
+
+    Args:
+        moves: (what was made, where it goes); what stands there is deleted at the end.
+
+    Raises:
+        OSError: One of them could not be put in place; what stood there stands there again.
+
+    Example:
+        >>> replace_all([("work/features", "features.npz")])
+    """
+    done: list[tuple[str, str, str]] = []  # (made, target, folder that holds what stood there)
+    staged: list[str] = []
+    complete = False
+    try:
+        for made, target in moves:
+            parent, name = os.path.split(os.path.abspath(target))
+            aside = tempfile.mkdtemp(prefix=f".{name}-"[:40], dir=parent)
+            staged.append(aside)
+            new, old = os.path.join(aside, "new"), os.path.join(aside, "old")
+            # Another disk: copied beside the target first, so that it appears there complete.
+            shutil.move(made, new)
+            done.append((made, target, aside))
+            if os.path.lexists(target):
+                os.rename(target, old)
+            os.rename(new, target)
+        complete = True
+    except BaseException:
+        for made, target, aside in reversed(done):
+            new, old = os.path.join(aside, "new"), os.path.join(aside, "old")
+            with contextlib.suppress(OSError):
+                if os.path.lexists(target) and not os.path.lexists(new):
+                    os.rename(target, new)
+                if os.path.lexists(old):
+                    os.rename(old, target)
+                shutil.move(new, made)
+        raise
+    finally:
+        for aside in staged:
+            # Where even the way back failed, the old stays aside: nothing is lost.
+            if complete or not os.path.lexists(os.path.join(aside, "old")):
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+def _existing_parent(path: str) -> str:
+    """Returns the nearest folder above a path that is there; raises OSError if it is none."""
+    parent = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    os.listdir(parent)  # a file, a broken link or a folder that can't be read: say so
+    return parent
+
+
+def _probe(folder: str) -> None:
+    """Raises OSError where no file can be made."""
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _holds(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
