@@ -19,19 +19,20 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     for row in (
         # What everything may use.
         "errors compat contrastive_blocks examples",
-        "tf_hub_export examples.pictures",
+        "tf_hub_export examples.pictures transparency datasets.own_folders",
         "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
         " tf_hub_export.tflite tf_hub_export.onnx_file",
         # Pure functions and layers, one idea each.
         "tf_hub_export.model_card commands feature_store"
         " config_checks draws image_ops losses optimizers schedules blocks endpoints"
         " applications keras_cv_backbones devices exported"
-        " datasets.decoding datasets.source datasets.splits",
+        " datasets.decoding datasets.source datasets.splits transparency_ops",
         "config resnet heads color_ops extra_views feature_files tf_hub_export.comparison"
         " datasets.folder_layout datasets.mnist datasets.chosen_records datasets.user"
         " datasets.labelled",
         # Where images come from, what a view is, what turns images into features.
         "augment_options encoders datasets.folder datasets.tfds_source run_folder architecture"
+        " datasets.apart"
         " projector",
         "host_augment datasets stored_weights compiled_views",
         "augment",
@@ -60,7 +61,7 @@ KNOW_CONFIG = {"config_checks", "run_folder", "building", "train", "run"}
 WITHOUT_TENSORFLOW = {
     "", "errors", "commands", "config_checks", "config", "run", "import_release", "benchmark",
     "embed", "feature_store", "feature_files", "projector",
-    "examples", "examples.retrieve", "examples.segment",
+    "transparency", "examples", "examples.retrieve", "examples.segment",
     "tf_hub_export", "tf_hub_export.__main__", "tf_hub_export.atomic", "tf_hub_export.onnx_file",
 }  # fmt: skip
 # Mains that hand the exporter what it writes, or read what it reads.
