@@ -33,7 +33,9 @@ def decode_encoded(encoded: tf.Tensor, channels: int, transparent: str) -> tf.Te
         return plain()
 
     def over_ground() -> tf.Tensor:
-        image = tf.io.decode_png(encoded, channels + 1)
+        image = tf.io.decode_png(encoded, 4)
+        if channels == 1:  # grey as the decoder mixes it: it does not give grey with opacity
+            image = tf.concat([tf.io.decode_png(encoded, 1), image[..., 3:]], axis=-1)
         return tf.ensure_shape(composite(image, transparent), [None, None, channels])
 
     is_png = tf.equal(tf.strings.substr(encoded, 0, len(_PNG)), _PNG)
