@@ -14,8 +14,9 @@ DEFAULT = "white"
 # What was done before there was a choice: runs and exports of that time say nothing of it.
 BEFORE = "keep"
 WHAT_IT_DOES = (
-    "What shows through transparent pixels: white, black, the image's own mean colour (weighted "
-    "by opacity), or, with keep, the colour that the file happens to store there."
+    "What shows through transparent pixels: white, black, mean (the image's mean colour, weighted "
+    "by opacity, which hides a drawing of one colour), or keep (the colours that the file happens "
+    "to store there)."
 )
 
 
@@ -56,7 +57,9 @@ def composite(colours: np.ndarray, alpha: np.ndarray, transparent: str) -> np.nd
     ground: np.ndarray | int = 255 if transparent == "white" else 0
     if transparent == "mean":
         total = int(alpha.sum(dtype=np.int64))
-        sums = (colours * weights).sum((0, 1), dtype=np.int64)
+        # In float64, whose sums of whole numbers are exact: several times faster than integers.
+        flat = colours.reshape(-1, colours.shape[-1]).astype(np.float64)
+        sums = (alpha.reshape(-1).astype(np.float64) @ flat).astype(np.int64)
         ground = ((2 * sums + total) // (2 * total)).astype(np.int32) if total else 255
     return ((colours * weights + ground * (255 - weights) + 127) // 255).astype(np.uint8)
 
