@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from simclr_tf import transparency
 from simclr_tf.config_checks import (
     AUGMENTATIONS,
     RESNET_DEPTHS,
@@ -42,6 +43,7 @@ def _flag(
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
+    before: Any = None,
 ) -> Any:
     """Returns one row of the table.
 
@@ -56,6 +58,7 @@ def _flag(
       at_least: inclusive lower bound.
       below: exclusive upper bound.
       at_most: inclusive upper bound.
+      before: what runs did from before the setting existed; None: as the default.
     """
     bounds = {">": above, ">=": at_least, "<": below, "<=": at_most}
     metadata = {
@@ -63,6 +66,7 @@ def _flag(
         "help": help,
         "group": "run" if run else "identity",
         "choices": choices,
+        "before": default if before is None else before,
         "bounds": {sign: bound for sign, bound in bounds.items() if bound is not None},
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -122,6 +126,11 @@ class Config:
     on_bad_image: str = _flag(
         "skip", "Data", "A file that is no image: name, count and skip it, or stop.",
         run=True, choices=("skip", "fail"),
+    )  # fmt: skip
+
+    transparent: str = _flag(
+        transparency.DEFAULT, "Data", transparency.WHAT_IT_DOES,
+        choices=transparency.TRANSPARENT, before=transparency.BEFORE,
     )  # fmt: skip
 
     augmentations: str = _flag(
@@ -338,14 +347,31 @@ def define_flags(flag_values: flags.FlagValues) -> None:
             define[kind](field.name, default, text, flag_values=flag_values)
 
 
+def unsaid(earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a run did whose settings are from before some of today's existed.
+
+    Args:
+      earlier: what its `flags.json` holds.
+
+    Returns:
+      Name -> value of the settings that it lacks and whose default is another by now.
+    """
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    return {
+        name: field.metadata["before"]
+        for name, field in fields.items()
+        if name not in earlier and field.metadata["before"] != field.default
+    }
+
+
 def differences(
     old: Mapping[str, Any], new: Config
 ) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
     """Compares the settings of an earlier run in the same folder with those of a new one.
 
     Args:
-      old: the earlier run's `to_dict()`; a setting that it lacks counts as the default, a setting
-        that no longer exists is left out.
+      old: the earlier run's `to_dict()`; a setting that it lacks counts as the default (or as
+        what was done before it existed: `unsaid`), one that no longer exists is left out.
       new: the new run's settings.
 
     Returns:
@@ -355,7 +381,7 @@ def differences(
     """
     found: dict[str, dict[str, tuple[Any, Any]]] = {"identity": {}, "run": {}}
     for field in dataclasses.fields(Config):
-        before, after = old.get(field.name, field.default), getattr(new, field.name)
+        before, after = old.get(field.name, field.metadata["before"]), getattr(new, field.name)
         unused = new.mode == "eval" and field.name in _UNUSED_BY_EVALUATION
         if before != after and not unused and field.name not in _UNANNOUNCED:
             found[field.metadata["group"]][field.name] = (before, after)

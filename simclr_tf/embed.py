@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
+from simclr_tf.transparency import DEFAULT, TRANSPARENT, WHAT_IT_DOES
 
 if TYPE_CHECKING:
     from simclr_tf.extraction import Extractor
@@ -52,6 +53,11 @@ def main(argv: list[str] | None = None) -> int:
         help="share of a folder that training held out as test; default: 0.1",
     )
     add("--on_bad_image", choices=("skip", "fail"), default="skip", help="default: skip")
+    add(
+        "--transparent",
+        choices=TRANSPARENT,
+        help=f"{WHAT_IT_DOES[0].lower()}{WHAT_IT_DOES[1:]} Default: as the model was trained",
+    )
     add("--endpoint", default="final_avg_pool", help="which output; default: final_avg_pool")
     add("--image_size", type=int, help="side in pixels; default: what the export says of itself")
     add("--batch_size", type=int, default=64, help="images at a time; default: 64")
@@ -67,8 +73,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _embed(given: argparse.Namespace) -> None:
     targets = _checked_targets(given)
+    _check_apart(given)
     extract, of_model = _load_model(given)
     from simclr_tf.datasets import open_source
+    from simclr_tf.datasets.folder_layout import left_out_line
+    from simclr_tf.datasets.source import flat_line
     from simclr_tf.extraction import feature_batches, fingerprint
     from simclr_tf.feature_files import Names
     from simclr_tf.feature_store import FeatureStore, as_user_error
@@ -86,11 +95,15 @@ def _embed(given: argparse.Namespace) -> None:
         data_dir=given.data_dir,
         eval_fraction=given.eval_fraction,
         on_bad_image=given.on_bad_image,
+        transparent=given.transparent or extract.transparent,
     )
+    if source.left_out:
+        print(left_out_line(source.name, source.left_out), flush=True)
     total = source.num_examples
     assert total is not None
     unlisted = len(source.bad_images)  # found when the folder was opened: no part of `total`
     columns: dict[str, Any] = {"index": ("int64", ()), "features": ("float32", extract.shape)}
+    columns["flat"] = ("bool", ())
     if source.labelled:
         columns["label"] = ("int64", ())
     side = None
@@ -106,6 +119,7 @@ def _embed(given: argparse.Namespace) -> None:
         "data": fingerprint(source),
         "endpoint": given.endpoint,
         "image_size": list(extract.image_size),
+        "transparent": given.transparent or extract.transparent,
         "outputs": targets,
         "columns": {name: [kind, list(shape)] for name, (kind, shape) in columns.items()},
     }
@@ -127,6 +141,7 @@ def _embed(given: argparse.Namespace) -> None:
         seconds = time.monotonic() - began
         if not store.rows:
             raise UserError(f"Expected readable images in '{given.dataset}'; received: none.")
+        flat = _flat(store)
         with as_user_error(work):
             _publish(store, Names(files, source.class_names), given, targets)
     except KeyboardInterrupt:
@@ -141,6 +156,8 @@ def _embed(given: argparse.Namespace) -> None:
     speed = f", {(store.seen - first) / max(seconds, 1e-9):,.0f} images/s" if first < total else ""
     lost = unlisted + total - store.rows
     skipped = f", {lost} unreadable left out" if lost else ""
+    if flat:
+        print(flat_line(len(flat), files[flat[0]] if files else f"number {flat[0]}"))
     print(f"Wrote {' and '.join(targets)}: {size} {given.endpoint}{skipped}{speed}.")
 
 
@@ -188,6 +205,29 @@ def _checked_targets(given: argparse.Namespace) -> list[str]:
     return [path for _, path in outputs]
 
 
+def _check_apart(given: argparse.Namespace) -> None:
+    """Checks that what is written is no part of the images read; says so where it lies there."""
+    from simclr_tf.datasets import folder_of
+    from simclr_tf.datasets.apart import check_file_apart, check_folder_apart
+
+    images = folder_of(given.dataset, given.data_dir)
+    if images is None:
+        return
+    lines = []
+    if given.output:
+        lines.append(check_file_apart(images, given.output, "--output"))
+    if given.projector_dir:
+        lines.append(check_folder_apart(images, given.projector_dir, "--projector_dir"))
+    for line in filter(None, lines):
+        print(line, flush=True)
+
+
+def _flat(store: FeatureStore) -> list[int]:
+    """Returns the positions of the images that are one flat colour."""
+    blocks = zip(store.blocks("index"), store.blocks("flat"), strict=True)
+    return [int(i) for index, flat in blocks for i in index[flat]]
+
+
 def _load_model(given: argparse.Namespace) -> tuple[Extractor, list[Any]]:
     """Returns the model, and what tells it from another."""
     from simclr_tf.exported import find_export
@@ -209,7 +249,10 @@ def _load_model(given: argparse.Namespace) -> tuple[Extractor, list[Any]]:
     check = 0
     for value in model.get_weights():
         check = zlib.crc32(value.tobytes(), check)
-    extract = Extractor(lambda x: forward(x, False), given.endpoint, contract.image_size)
+    transparent = settings.get("transparent", DEFAULT)
+    extract = Extractor(
+        lambda x: forward(x, False), given.endpoint, contract.image_size, transparent
+    )
     return extract, ["checkpoint", check]
 
 

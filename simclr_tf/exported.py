@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from simclr_tf import transparency
 from simclr_tf.errors import UserError
 
 _CARD = "model.json"
@@ -59,6 +60,9 @@ class ExportedModel:
         input_shape: (N, height, width, channels), None where anything goes.
         image_size: (height, width) in pixels that the network was made for, or None where neither
             its card nor its input says.
+        transparent: what its training showed through transparent pixels: white, black, keep or
+            mean. An export of ours from before there was a choice kept the colours; of a foreign
+            one white, the default, is assumed.
 
     Raises:
         UserError: Nothing there that can be read and called.
@@ -78,6 +82,7 @@ class ExportedModel:
             raise _unreadable(self.path, "it can't be called")
         self.input_shape = _input_shape(self.module)
         self.image_size = _image_size(self.path, self.input_shape)
+        self.transparent = _transparent(self.path)
 
     def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the endpoints, float32.
@@ -132,6 +137,19 @@ def _image_size(path: str, shape: tuple[int | None, ...]) -> tuple[int, int] | N
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise _unreadable(path, f"its {_CARD} is damaged ({error})") from error
     return None if None in sides else (int(sides[0]), int(sides[1]))
+
+
+def _transparent(path: str) -> str:
+    card = os.path.join(path, _CARD)
+    if not os.path.isfile(card):
+        return transparency.DEFAULT
+    try:
+        with open(card, encoding="utf-8") as file:
+            said = json.load(file)["input"].get("transparent", transparency.BEFORE)
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, f"its {_CARD} is damaged ({error})") from error
+    transparency.check_transparent(said)
+    return said
 
 
 def _unreadable(path: str, reason: str) -> UserError:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from simclr_tf import transparency
 from simclr_tf.data import evaluation_view
 from simclr_tf.datasets.source import ImageSource, to_uint8
 from simclr_tf.errors import UserError
@@ -23,6 +24,7 @@ class Extractor:
         call: float32 images (N, height, width, 3) in [0, 1] -> {endpoint: (N, ...)}.
         endpoint: The one that is wanted.
         image_size: (height, width) in pixels.
+        transparent: What shows through transparent pixels of the images it was trained on.
 
     Attributes:
         shape: Shape of the features of one image.
@@ -41,8 +43,10 @@ class Extractor:
         call: Callable[[tf.Tensor], dict[str, tf.Tensor]],
         endpoint: str,
         image_size: tuple[int, int],
+        transparent: str = transparency.DEFAULT,
     ) -> None:
         self.endpoint, self.image_size = endpoint, image_size
+        self.transparent = transparent
         spec = tf.TensorSpec([None, *image_size, 3], tf.float32)
         try:
             outputs = tf.function(call, autograph=False).get_concrete_function(spec)
@@ -95,7 +99,7 @@ def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> E
         outputs = exported.module(images, trainable=False)  # at the size asked for, as they are
         return dict(outputs) if isinstance(outputs, dict) else {"output": outputs}
 
-    return Extractor(call, endpoint, size)
+    return Extractor(call, endpoint, size, exported.transparent)
 
 
 def feature_batches(
@@ -117,14 +121,17 @@ def feature_batches(
     Yields:
         Columns of the readable images of a batch: `index` int64 (n,), the position in the source;
         `features` float32 (n, ...); where labelled `label` int64 (n,); with `thumbnail` uint8
-        (n, side, side, 3). And the number of images of the source that are dealt with by then.
+        (n, side, side, 3); `flat` bool (n,), whether it is one flat colour.
+        And the number of images of the source that are dealt with by then.
     """
     height, width = extract.image_size
 
     def load(position: tf.Tensor, key: Any) -> dict[str, tf.Tensor]:
         example = source.decode(key)
         image = evaluation_view(example["image"], height, width)
-        loaded = {"image": image, "index": position, "ok": example["ok"]}
+        decoded = example["image"]
+        flat = tf.reduce_all(decoded == decoded[:1, :1])
+        loaded = {"image": image, "index": position, "ok": example["ok"], "flat": flat}
         if source.labelled:
             loaded["label"] = example["label"]
         if thumbnail is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from simclr_tf.config import Config, differences
+from simclr_tf.config import Config, differences, unsaid
 from simclr_tf.errors import UserError
 from simclr_tf.json_files import write_json
 
@@ -83,6 +84,47 @@ def open_folder(config: Config) -> list[str]:
     ]
 
 
+def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's settings with what an earlier version did without saying it."""
+    return {**unsaid(settings), **settings}
+
+
+def as_begun(config: Config) -> tuple[Config, list[str]]:
+    """Returns the settings with which the run in `model_dir` goes on as it began.
+
+    A run from before a setting existed did something that may not be the default of today. It
+    keeps to that, unless another value is asked for, which `open_folder` then refuses.
+
+    Args:
+        config: The settings of the run that is about to start.
+
+    Returns:
+        The settings, and lines that say what was taken from the run's beginning.
+    """
+    earlier = read_settings(str(config.model_dir))
+    if earlier is None:
+        return config, []
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    taken = {
+        name: value
+        for name, value in unsaid(earlier).items()
+        if getattr(config, name) == defaults[name]
+    }
+    lines = [
+        f"This run began before --{name} existed: it goes on as it began, with --{name}={value}."
+        for name, value in taken.items()
+    ]
+    return dataclasses.replace(config, **taken), lines
+
+
+def write_settings(config: Config) -> None:
+    """Writes `flags.json`. What an earlier version's run never said stays unsaid there."""
+    path = os.path.join(str(config.model_dir), FLAGS_FILE)
+    earlier = read_settings(str(config.model_dir))
+    hidden = {} if earlier is None else unsaid(earlier)
+    write_json(path, {n: value for n, value in config.to_dict().items() if n not in hidden})
+
+
 def write_results(model_dir: str, results: Mapping[str, float], step: int) -> None:
     """Writes `result.json` and `result_STEP.json`, under the release's names."""
     values = {**results, "global_step": float(step)}
@@ -92,6 +134,10 @@ def write_results(model_dir: str, results: Mapping[str, float], step: int) -> No
 
 def prune_exports(folder: str, keep: int) -> None:
     """Deletes all but the newest `keep` numbered exports; 0 keeps all."""
-    steps = sorted(int(name) for name in os.listdir(folder) if name.isdigit())
+    steps = sorted(
+        int(name)
+        for name in os.listdir(folder)
+        if name.isdigit() and os.path.exists(os.path.join(folder, name, "saved_model.pb"))
+    )
     for step in steps[:-keep] if keep > 0 else []:
         shutil.rmtree(os.path.join(folder, str(step)))

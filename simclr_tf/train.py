@@ -19,7 +19,9 @@ from simclr_tf.callbacks import Checkpoints, Progress, StopOnNotFinite, Summarie
 from simclr_tf.checkpoints import CheckpointStore, LoadReport, load_weights
 from simclr_tf.config import Config
 from simclr_tf.data import evaluation_dataset, training_dataset
-from simclr_tf.datasets import ImageSource, open_source
+from simclr_tf.datasets import ImageSource, folder_of, open_source
+from simclr_tf.datasets.apart import check_folder_apart
+from simclr_tf.datasets.folder_layout import left_out_line
 from simclr_tf.datasets.labelled import LIST_FILE, find_labelled, write_labelled
 from simclr_tf.devices import make_strategy
 from simclr_tf.errors import UserError
@@ -73,6 +75,12 @@ class Run:
     """The parts of one run; see `train_and_evaluate`."""
 
     def __init__(self, config: Config, export_fn: ExportFunction) -> None:
+        self.announcements: list[str] = []
+        images = folder_of(str(config.dataset), config.data_dir)
+        if images is not None:
+            line = check_folder_apart(images, str(config.model_dir), "--model_dir")
+            self.announcements += [line] if line else []
+        config, taken = run_folder.as_begun(config)
         self.config = config
         self.export_fn = export_fn
         self.model_dir = str(config.model_dir)
@@ -81,7 +89,7 @@ class Run:
                 f"Expected the model_dir of a run to evaluate; {self.model_dir} does not exist. "
                 "Train first, or name another --model_dir."
             )
-        self.announcements = run_folder.open_folder(config)
+        self.announcements += [*taken, *run_folder.open_folder(config)]
         self.strategy = make_strategy(
             config.strategy,
             cpu_replicas=config.cpu_replicas,
@@ -98,9 +106,13 @@ class Run:
         keras.mixed_precision.set_global_policy(policy)
         self.train_source = self._open(config.train_split)
         self.eval_source = None if config.mode == "train" else self._open(config.eval_split)
+        if self.train_source.left_out:
+            line = left_out_line(self.train_source.name, self.train_source.left_out)
+            self.announcements.append(line)
         self._check_data()
         self.whole_source = self.train_source
         self.labelled: np.ndarray | None = None
+        self._said_of_evaluation = False  # once, however many checkpoints are evaluated
         if config.label_fraction < 1:
             self._restrict_labels()
         self.train_steps = get_train_steps(
@@ -123,6 +135,7 @@ class Run:
             eval_fraction=config.eval_fraction,
             seed=HELD_OUT_SEED,
             on_bad_image=config.on_bad_image,
+            transparent=config.transparent,
         )
 
     def _check_data(self) -> None:
@@ -235,7 +248,7 @@ class Run:
                 f"Using the labels of {len(self.labelled)} of {whole} images, listed in {path}."
             )
         if self.writer.is_chief:
-            write_json(os.path.join(self.model_dir, run_folder.FLAGS_FILE), config.to_dict())
+            run_folder.write_settings(config)
         if data is None:
             self.writer.say(f"Already trained to step {first_step} of {self.train_steps}.")
             return first_step
@@ -270,10 +283,8 @@ class Run:
                 shuffle=False,  # it is; Keras 3 warns
                 verbose=0,
             )
-        for path, reason in source.bad_images[:1]:
-            self.writer.say(
-                f"Skipped {len(source.bad_images)} unreadable image(s), as {path}: {reason}."
-            )
+        for line in source.notices():
+            self.writer.say(line)
         return self.train_steps
 
     def _start(self, store: CheckpointStore) -> int:
@@ -424,6 +435,10 @@ class Run:
             if not math.isfinite(value):
                 latest = newest_checkpoint(self.model_dir)
                 raise failure(f"{tag} is {value:g}, nothing was exported", step, math.nan, latest)
+        if not self._said_of_evaluation:
+            self._said_of_evaluation = True
+            for line in self.eval_source.notices():
+                self.writer.say(f"Evaluation: {line}")
         if self.writer.is_chief:
             self._write_results(results, step)
         exports = os.path.join(self.model_dir, "saved_model")

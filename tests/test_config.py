@@ -66,6 +66,7 @@ LISTED_DIFFERENCES = {"dataset": None, "use_tpu": False}
 OURS = {
     "variable_schema", "train_summary_steps", "seed", "mixed_precision", "encoder",
     "encoder_weights", "augmentations", "brightness", "strategy", "cpu_replicas", "augment_on",
+    "transparent",
     "on_bad_image", "eval_fraction", "crop_area_min", "jit_compile", "eval_baselines",
     "lineareval_loss_weight", "micro_batch_size", "augment_jit_compile", "label_fraction",
     "label_seed", "teacher", "distill_temperature", "distill_labels_weight",

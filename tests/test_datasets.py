@@ -256,7 +256,7 @@ def test_tfds_config_version_and_home(tmp_path, monkeypatch):
     ("options", "pixel"),
     [
         ({"channels": 1}, [5, 5, 5]),
-        ({"channels": 4}, [5, 5, 5]),
+        ({"channels": 4}, [250, 250, 250]),  # 5 of opacity 5, over white
         ({"channels": 1, "dtype": np.uint16}, [5, 5, 5]),
         ({"size": (None, None)}, [5, 5, 5]),
     ],
@@ -265,7 +265,7 @@ def test_tfds_images_become_rgb_uint8(tmp_path, options, pixel):
     prepare(tmp_path, "tiny_kinds", **options)
     source = open_source("tiny_kinds", "train", data_dir=str(tmp_path))
     assert source.image_shape == (*options.get("size", (9, 11)), 3)
-    chosen = [e for e in decode_all(source) if e["image"][0, 0, 0] == 5]
+    chosen = [e for e in decode_all(source) if e["image"][0, 0, 0] == pixel[0]]
     assert len(chosen) == 1 and chosen[0]["image"].dtype == np.uint8
     assert chosen[0]["image"][-1, -1].tolist() == pixel
 

@@ -99,21 +99,6 @@ def test_16_bit_colour_png(tmp_path):
     np.testing.assert_allclose(image[0].astype(int), [[255, 128, 0], [2, 3, 4]], atol=1)
 
 
-def test_transparency_is_dropped_and_colours_are_kept(tmp_path):
-    pixels = np.zeros((4, 5, 4), np.uint8)
-    pixels[..., :3] = RED  # fully transparent red
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    image, _ = decoding.decode_file(str(tmp_path / "a.png"))
-    np.testing.assert_array_equal(image, np.broadcast_to(RED, (4, 5, 3)))
-
-
-def test_palette_with_transparency(tmp_path):
-    image = Image.new("RGB", (4, 4), RED).convert("P")
-    image.save(tmp_path / "a.png", transparency=bytes([0] * 256))
-    decoded, _ = decoding.decode_file(str(tmp_path / "a.png"))
-    np.testing.assert_allclose(decoded.mean((0, 1)), RED, atol=30)  # web palette
-
-
 def test_gif_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (6, 4), color) for color in (RED, (0, 255, 0))]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])

@@ -21,19 +21,22 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     for row in (
         # What everything may use.
         "errors compat contrastive_blocks examples atomic_file quiet writers collected",
-        "tf_hub_export examples.pictures json_files process_state finite outputs",
+        "tf_hub_export examples.pictures json_files process_state finite outputs"
+        " transparency datasets.own_folders",
         "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
         " tf_hub_export.tflite tf_hub_export.onnx_file",
         # Pure functions and layers, one idea each.
         "tf_hub_export.model_card commands feature_store"
         " config_checks draws image_ops losses optimizers schedules blocks endpoints"
         " applications keras_cv_backbones devices exported"
-        " datasets.decoding datasets.positions datasets.source datasets.splits",
+        " datasets.decoding datasets.positions datasets.source datasets.splits"
+        " transparency_ops",
         "config resnet heads color_ops extra_views feature_files tf_hub_export.comparison"
         " datasets.folder_layout datasets.mnist datasets.chosen_records datasets.user"
         " datasets.labelled",
         # Where images come from, what a view is, what turns images into features.
         "augment_options encoders datasets.folder datasets.tfds_source run_folder architecture"
+        " datasets.apart"
         " projector",
         "host_augment datasets stored_weights compiled_views",
         "augment",
@@ -61,7 +64,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
 KNOW_CONFIG = {"config_checks", "run_folder", "building", "comparing", "train", "run"}
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
-    "", "errors", "atomic_file", "json_files", "quiet", "commands", "outputs",
+    "", "errors", "atomic_file", "json_files", "quiet", "commands", "outputs", "transparency",
     "config_checks", "config", "run", "import_release", "benchmark",
     "embed", "feature_store", "feature_files", "projector",
     "examples", "examples.retrieve", "examples.segment",

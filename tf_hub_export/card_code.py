@@ -166,5 +166,6 @@ _SIGNATURES = {
     "features_training": "the same with batch norm in training mode; Keras 3 fine-tunes through "
     '`TFSMLayer(path, call_endpoint="features", call_training_endpoint="features_training")`',
     "serving_bytes": "`image_bytes`, encoded JPEG or PNG files, to `features`: decoded, cropped "
-    "and resized as in evaluation; EXIF orientation is not applied",
+    "and resized as in evaluation, the opacity of a PNG treated as said above; EXIF orientation is "
+    "not applied, WebP not decoded, the transparent index of a GIF not seen",
 }

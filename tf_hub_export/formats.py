@@ -59,7 +59,8 @@ def export_model(
     if format == "saved_model":
         return export_saved_model(model, path, overwrite, details=details, precision=precision)
     details = details or {}
-    contract = input_contract(model, (details.get("settings") or {}).get("image_size"))
+    settings = details.get("settings") or {}
+    contract = input_contract(model, settings.get("image_size"), settings.get("transparent"))
     forward = tf.function(endpoint_function(model), autograph=False)
     shapes = endpoint_shapes(forward, contract)
     with new_folder(path, overwrite, writer_of(model).is_chief) as partial:

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from simclr_tf import transparency
 from simclr_tf.errors import UserError
 
 # Beyond rounding; resizing with overshoot is the user's to clip.
@@ -30,10 +31,13 @@ class InputContract:
         shape: Shape of a batch; None where anything goes.
         image_size: Height and width in pixels that the network was made for; encoded images are
             brought to it. None for inputs that are no images of two dimensions.
+        transparent: What shows through transparent pixels of encoded images: white, black, keep
+            or mean, as in training.
     """
 
     shape: tuple[int | None, ...]
     image_size: tuple[int, int] | None
+    transparent: str = transparency.DEFAULT
 
     @property
     def channels(self) -> int:
@@ -53,7 +57,9 @@ class InputContract:
 
 
 def input_contract(
-    model: keras.Model, image_size: int | tuple[int, int] | None = None
+    model: keras.Model,
+    image_size: int | tuple[int, int] | None = None,
+    transparent: str | None = None,
 ) -> InputContract:
     """Returns the contract of a `SimCLR` or `Classifier`.
 
@@ -62,17 +68,21 @@ def input_contract(
         image_size: Side or (height, width) in pixels that it was trained with; None: that of its
             encoder where it is fixed, else of its augmentation, else 224 (32 with the small-image
             stem).
+        transparent: What shows through transparent pixels; None: the default, white.
     """
+    transparent = transparent or transparency.DEFAULT
+    transparency.check_transparent(transparent)
     shape = tuple(model.encoder.input_shape)
     if len(shape) != 4:
-        return InputContract(shape, None)
+        return InputContract(shape, None, transparent)
     sides: Any = image_size or getattr(model.augment, "options", {}).get("image_size")
     if sides is None:
         first = next((w for w in model.encoder.weights if len(w.shape) == 4), None)
         is_ours = hasattr(model.encoder, "release_paths")
         sides = 32 if is_ours and first is not None and first.shape[0] == 3 else 224
     height, width = (sides, sides) if isinstance(sides, int) else sides
-    return InputContract(shape, (int(shape[1] or height), int(shape[2] or width)))
+    size = (int(shape[1] or height), int(shape[2] or width))
+    return InputContract(shape, size, transparent)
 
 
 def check_images(

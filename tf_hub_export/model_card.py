@@ -69,6 +69,7 @@ def describe_model(
             "range": [0, 1],
             "shape": list(contract.shape),
             "image_size": None if contract.image_size is None else list(contract.image_size),
+            "transparent": contract.transparent,
         },
         "endpoints": {name: list(shape) for name, shape in endpoints.items()},
         **known,
@@ -131,6 +132,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         "## Input",
         "",
         f"{card['input']['description']}. Not 0 to 255, not standardised.",
+        *_transparent_lines(card["input"].get("transparent")),
         "",
         "## Endpoints",
         "",
@@ -149,6 +151,17 @@ def card_text(card: Mapping[str, Any]) -> str:
     if "format" in card:
         lines += use_lines(card)
     return "\n".join(lines) + "\n"
+
+
+def _transparent_lines(transparent: str | None) -> list[str]:
+    """Returns what to do with opacity before a network of RGB sees the image."""
+    if transparent is None:
+        return []
+    done = {
+        "keep": "their opacity was dropped and the stored colours were kept",
+        "mean": "they were laid over their mean colour, weighted by opacity, before resizing",
+    }.get(transparent, f"they were laid over {transparent} before resizing")
+    return ["", f"Images with transparent pixels: {done} (`--transparent={transparent}`)."]
 
 
 def _training_lines(card: Mapping[str, Any]) -> list[str]:

@@ -27,6 +27,7 @@ def export_saved_model(
     image_size: int | tuple[int, int] | None = None,
     details: Mapping[str, Any] | None = None,
     precision: str = "float32",
+    transparent: str | None = None,
 ) -> str:
     """Writes a `SimCLR` or `Classifier` as a SavedModel (TF2 reusable form, a TF-Hub module).
 
@@ -54,6 +55,8 @@ def export_saved_model(
             `step`, `results`, `source`; each may be missing.
         precision: `float16` keeps kernels in float16, half the size (`half_size`); its outputs are
             compared with the model's.
+        transparent: What shows through transparent pixels of encoded images: white, black, keep or
+            mean; None: the setting of the run in `details`, else white.
 
     Returns:
         The path.
@@ -68,7 +71,11 @@ def export_saved_model(
     """
     with new_folder(path, overwrite, writer_of(model).is_chief) as partial:
         settings = (details or {}).get("settings") or {}
-        contract = input_contract(model, image_size or settings.get("image_size"))
+        contract = input_contract(
+            model,
+            image_size or settings.get("image_size"),
+            transparent or settings.get("transparent"),
+        )
         forward = whole = tf.function(endpoint_function(model), autograph=False)
         halves: Mapping[int, tf.Variable] = {}
         if precision == "float16":

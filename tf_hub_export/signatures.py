@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from simclr_tf.data import evaluation_view
 from simclr_tf.endpoints import POOLED
+from simclr_tf.transparency_ops import decode_encoded
 from tf_hub_export.input_contract import InputContract, assert_range
 
 Endpoints = Callable[[tf.Tensor, bool], dict[str, tf.Tensor]]
@@ -26,7 +27,9 @@ def make_signatures(forward: Endpoints, contract: InputContract) -> dict[str, An
 
     Those that take `images` check that values lie in [0, 1]. `serving_bytes` decodes, crops the
     centre and resizes as an evaluation does (at most 32 pixels: without crop); it is there for
-    images of one or three channels. EXIF orientation is not applied.
+    images of one or three channels. A PNG's opacity is treated as in training
+    (`contract.transparent`), before resizing. TensorFlow's operations do not apply an EXIF
+    orientation, decode no WebP, and do not see the transparent index of a GIF.
 
     Args:
         forward: `(images, training) -> {endpoint: tensor}`.
@@ -66,8 +69,7 @@ def make_signatures(forward: Endpoints, contract: InputContract) -> dict[str, An
     shape = [*contract.image_size, contract.channels]
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        image = tf.io.decode_image(encoded, contract.channels, expand_animations=False)
-        image.set_shape([None, None, contract.channels])
+        image = decode_encoded(encoded, contract.channels, contract.transparent)
         return tf.ensure_shape(evaluation_view(image, shape[0], shape[1]), shape)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)

@@ -14,7 +14,7 @@ from simclr_tf.finetune import Classifier
 from simclr_tf.heads import ProjectionHead
 from simclr_tf.model import SimCLR
 from simclr_tf.release_import import load_release_weights
-from simclr_tf.run_folder import read_settings
+from simclr_tf.run_folder import complete, read_settings
 from simclr_tf.stored_weights import StoredWeights
 from tf_hub_export.model_card import CARD_FILE, DETAILS, read_json
 
@@ -79,11 +79,16 @@ def _load_keras(path: str) -> SimCLR | Classifier:
 
 def _recorded(folder: str, step: int) -> dict[str, Any]:
     """Returns what a run's folder or an export says of itself."""
+    details: dict[str, Any]
     settings = read_settings(folder)
     if settings is None:
         card = read_json(os.path.join(folder, CARD_FILE))
-        return {name: card[name] for name in DETAILS if name in card}
-    details: dict[str, Any] = {"settings": settings}
+        details = {name: card[name] for name in DETAILS if name in card}
+        if "train_mode" in details.get("settings", {}):  # a run's, not what a file's shapes say
+            details["settings"] = complete(details["settings"])
+        return details
+    settings = complete(settings)
+    details = {"settings": settings}
     if isinstance(settings.get("dataset"), str):
         details["data_set"] = os.path.basename(os.path.normpath(settings["dataset"]))
         details["data_set"] += f" ({settings.get('train_split', 'train')})"

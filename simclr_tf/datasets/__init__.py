@@ -13,13 +13,14 @@ import os
 
 from absl import logging
 
+from simclr_tf import transparency
 from simclr_tf.datasets import mnist, tfds_source
 from simclr_tf.datasets.folder import open_folder
 from simclr_tf.datasets.source import ImageSource, InMemorySource
 from simclr_tf.datasets.user import source_from_dataset
 from simclr_tf.errors import UserError
 
-__all__ = ["ImageSource", "InMemorySource", "open_source", "source_from_dataset"]
+__all__ = ["ImageSource", "InMemorySource", "folder_of", "open_source", "source_from_dataset"]
 
 
 def open_source(
@@ -30,6 +31,7 @@ def open_source(
     eval_fraction: float = 0.1,
     seed: int = 0,
     on_bad_image: str = "skip",
+    transparent: str = transparency.DEFAULT,
 ) -> ImageSource:
     """Opens a set of images by name or path.
 
@@ -44,6 +46,9 @@ def open_source(
         seed: draws which files are held out. Two runs that must not see each other's held-out
             images (pretraining and fine-tuning, say) need the same seed here.
         on_bad_image: 'skip' or 'fail', for folders.
+        transparent: what shows through transparent pixels of folders and TFDS data sets: 'white',
+            'black', 'mean' (the image's mean colour, weighted by opacity) or 'keep' (the colours
+            that the files happen to store there).
 
     Returns:
         The source.
@@ -60,6 +65,7 @@ def open_source(
             "Expected a data set: mnist_5k, a folder of images or a TensorFlow Datasets name; "
             "received: ''. Pass --dataset."
         )
+    transparency.check_transparent(transparent)
     if dataset == mnist.NAME:
         return mnist.open_mnist_5k(split)
     if _is_path(dataset, data_dir):
@@ -71,8 +77,21 @@ def open_source(
             eval_fraction=eval_fraction,
             seed=seed,
             on_bad_image=on_bad_image,
+            transparent=transparent,
         )
-    return tfds_source.open_tfds(dataset, split, data_dir=data_dir)
+    return tfds_source.open_tfds(dataset, split, data_dir=data_dir, transparent=transparent)
+
+
+def folder_of(dataset: str, data_dir: str | None = None) -> str | None:
+    """Returns the folder of images that `open_source` would read; None for what is no folder.
+
+    Args:
+        dataset: As for `open_source`.
+        data_dir: As for `open_source`.
+    """
+    if not dataset.strip() or dataset == mnist.NAME or not _is_path(dataset, data_dir):
+        return None
+    return dataset
 
 
 def _is_path(dataset: str, data_dir: str | None) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+from simclr_tf import transparency
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -19,6 +21,7 @@ IMAGE_EXTENSIONS = frozenset(
 # (The JPEG reader also opens the MPO files of phones.)
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF")
 _ORIENTATION_TAG = 0x0112
+_PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
@@ -52,17 +55,21 @@ def read_header(path: str) -> tuple[int, int]:
     return height, width
 
 
-def decode_file(path: str, min_side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+def decode_file(
+    path: str, min_side: int | None = None, transparent: str = transparency.DEFAULT
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Decodes the first frame of an image file to RGB.
 
     Grey and palette images are expanded; 16-bit grey is scaled (not clipped) to 8 bits; CMYK is
-    converted; an EXIF rotation is applied. Transparency is dropped, the colours beneath it are
-    kept: compositing would paint a background that the picture does not have.
+    converted; an EXIF rotation is applied. Transparent pixels are laid over a ground
+    (`transparency.composite`) before anything is resized: the colours that a file stores where
+    nothing is seen bleed into no edge.
 
     Args:
         path: JPEG, PNG, WebP, BMP or GIF, recognised by content.
         min_side: JPEG only: may return a picture reduced by 2, 4 or 8, both sides still at least
             this long. Decoding a large photograph for a small canvas is several times faster.
+        transparent: what shows through transparent pixels: white, black, keep or mean.
 
     Returns:
         uint8 array (h, w, 3) and the original `(height, width)`.
@@ -80,10 +87,16 @@ def decode_file(path: str, min_side: int | None = None) -> tuple[np.ndarray, tup
         width, height = image.size
         if min_side is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (min_side, min_side))
+        depth = _bits(image)
         image.load()
         # Asked again after loading: a PNG may carry its EXIF block behind the pixels.
         size = (width, height) if _is_quarter_turn(image) else (height, width)
-        return _to_rgb(ImageOps.exif_transpose(image), image.format), size
+        upright = ImageOps.exif_transpose(image)
+        colours = _to_rgb(upright, image.format)
+        alpha = None if transparent == "keep" else _alpha(upright, image.info, depth)
+        if alpha is not None:
+            colours = transparency.composite(colours, alpha, transparent)
+        return colours, size
 
 
 def _open(file: BinaryIO) -> PILImage.Image:
@@ -103,14 +116,64 @@ def _is_quarter_turn(image: PILImage.Image) -> bool:
 
 
 def _to_rgb(image: PILImage.Image, file_format: str | None) -> np.ndarray:
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PNG"):
-        # 16-bit grey (mode I in older Pillow); `convert` would clip everything above 255.
-        # 16-bit colour is already reduced to 8 bits by Pillow's PNG reader.
+    """Returns the colours, those beneath transparent pixels too."""
+    if _is_16_bit_grey(image.mode) and (image.mode != "I" or file_format == "PNG"):
+        # `convert` would clip everything above 255. 16-bit colour is already reduced to 8 bits by
+        # Pillow's PNG reader.
         grey = (np.asarray(image).astype(np.int64) * 255 + 32767) // 65535
         return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode in _PREMULTIPLIED:
+        image = image.convert(_PREMULTIPLIED[image.mode])
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # a palette's transparency is only understood this way
     return np.asarray(image.convert("RGB"))
+
+
+def _alpha(image: PILImage.Image, info: Mapping[Any, Any], depth: int) -> np.ndarray | None:
+    """Returns the opacity, uint8 (h, w); None where every pixel is opaque by its format.
+
+    Args:
+        image: The decoded image.
+        info: What the file says beside its pixels; `transparency` is the one colour, palette
+            index or table of a PNG or GIF.
+        depth: Bits of a sample in the file.
+    """
+    mode = image.mode
+    if mode in ("RGBA", "LA", "PA", *_PREMULTIPLIED):
+        return np.asarray(image.getchannel("A" if mode not in _PREMULTIPLIED else "a"))
+    given = info.get("transparency")
+    if given is None:
+        return None
+    if mode == "P":
+        return np.asarray(image.convert("RGBA").getchannel("A"))
+    if mode == "RGB" and isinstance(given, tuple):
+        # Of 16 bits Pillow has kept the upper 8.
+        key = np.array(given) >> (depth - 8)
+        return np.where((np.asarray(image) == key).all(-1), 0, 255).astype(np.uint8)
+    if not isinstance(given, int):
+        return None
+    if mode == "1":  # older Pillow says 1, newer 255
+        clear = np.asarray(image) == bool(given)
+    elif mode == "L":
+        # The file's own number, whereas the pixels of 2 or 4 bits are stretched to 8.
+        clear = np.asarray(image) == given * 255 // (2 ** min(depth, 8) - 1)
+    elif _is_16_bit_grey(mode):
+        clear = np.asarray(image) == given
+    else:
+        return None
+    return np.where(clear, 0, 255).astype(np.uint8)
+
+
+def _is_16_bit_grey(mode: str) -> bool:
+    return mode.startswith("I;16") or mode == "I"  # the latter in older Pillow
+
+
+def _bits(image: Any) -> int:
+    """Returns the bits of a sample of an opened, not yet loaded, image; 8 where it is no PNG."""
+    arguments = image.tile[0][3] if image.format == "PNG" and image.tile else ""
+    raw_mode = arguments if isinstance(arguments, str) else arguments[0]
+    bits = raw_mode.partition(";")[2].rstrip("B")
+    return int(bits) if bits.isdigit() else 8
 
 
 def _ends_well(file_format: str, file: BinaryIO) -> bool:

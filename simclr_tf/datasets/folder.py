@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from simclr_tf import transparency
 from simclr_tf.datasets import decoding
-from simclr_tf.datasets.folder_layout import read_layout
+from simclr_tf.datasets.folder_layout import left_out_line, read_layout
 from simclr_tf.datasets.source import IndexedSource, only_at
 from simclr_tf.datasets.splits import resolve_split
 from simclr_tf.errors import UserError
@@ -27,6 +28,7 @@ def open_folder(
     eval_fraction: float = 0.1,
     seed: int = 0,
     on_bad_image: str = "skip",
+    transparent: str = transparency.DEFAULT,
 ) -> FolderSource:
     """Opens a folder of JPEG, PNG, WebP, BMP and GIF files (see `folder_layout.read_layout`).
 
@@ -39,6 +41,8 @@ def open_folder(
         eval_fraction: share held out for 'test' where there is no evaluation folder.
         seed: draws which files are held out.
         on_bad_image: 'skip' names, counts and skips unreadable files; 'fail' stops.
+        transparent: what shows through transparent pixels: white, black, keep or mean (see
+            `transparency.composite`).
 
     Returns:
         A source with labels if there are class folders.
@@ -56,8 +60,11 @@ def open_folder(
             f"Expected on_bad_image to be one of {', '.join(_ON_BAD_IMAGE)}; "
             f"received: '{on_bad_image}'."
         )
+    transparency.check_transparent(transparent)
     root = os.path.expanduser(folder)
     layout = read_layout(root, eval_fraction, seed)
+    if layout.left_out:
+        logging.info("%s", left_out_line(folder, layout.left_out))
     sizes = {name: len(listing.paths) for name, listing in layout.splits.items()}
     ranges = resolve_split(split, sizes, dataset=folder, aliases=layout.aliases)
     parts = [layout.splits[r.name] for r in ranges]
@@ -70,14 +77,17 @@ def open_folder(
     labels = None
     if parts[0].labels is not None:
         labels = [y for r, p in zip(ranges, parts, strict=True) for y in p.labels[r.start : r.stop]]
-    return FolderSource(
+    source = FolderSource(
         paths,
         labels,
         name=folder,
         split=split,
         class_names=parts[0].class_names,
         on_bad_image=on_bad_image,
+        transparent=transparent,
     )
+    source.left_out = layout.left_out
+    return source
 
 
 class FolderSource(IndexedSource):
@@ -99,6 +109,7 @@ class FolderSource(IndexedSource):
         split: str,
         class_names: list[str] | None,
         on_bad_image: str,
+        transparent: str = transparency.DEFAULT,
     ) -> None:
         super().__init__(
             name=name,
@@ -108,6 +119,7 @@ class FolderSource(IndexedSource):
             class_names=class_names,
         )
         self._on_bad_image = on_bad_image
+        self._transparent = transparent
         sizes = self._check(paths)
         good = [i for i, size in enumerate(sizes) if size is not None]
         self._require_readable(labels, good, len(paths))
@@ -206,6 +218,7 @@ class FolderSource(IndexedSource):
         chosen._labels = None if self._labels is None else self._labels[positions]
         chosen.num_examples = len(positions)
         chosen.bad_images = list(self.bad_images)
+        chosen.flat_images = set()
         return chosen
 
     def hide_labels(self, shown: np.ndarray) -> FolderSource:
@@ -227,9 +240,11 @@ class FolderSource(IndexedSource):
         for index in ((first + step) % self.num_examples for step in range(tries)):
             path = self.paths[index]
             try:
-                image, size = decoding.decode_file(path, min_side)
+                image, size = decoding.decode_file(path, min_side, self._transparent)
                 if self.static_shape and size != self.image_shape[:2]:
                     raise decoding.BadImageError(f"its size is {size}, not that of its header")
+                if transparency.is_flat(image):
+                    self.flat_images.add(path)
                 return image, np.array(size, np.int32), np.int64(index), np.bool_(True)
             except decoding.BadImageError as error:
                 self._bad(path, str(error))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from absl import logging
 
 from simclr_tf.datasets.decoding import IMAGE_EXTENSIONS
+from simclr_tf.datasets.own_folders import RUN_PICTURES, kind_of_own
 from simclr_tf.errors import UserError
 
 TRAIN = "train"
@@ -49,10 +50,12 @@ class Layout:
     Attributes:
         splits: listing by split name.
         aliases: other names of the evaluation splits -> name in `splits`.
+        left_out: folders below it that hold a run, an export or features.
     """
 
     splits: dict[str, Listing]
     aliases: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 def read_layout(root: str, eval_fraction: float, seed: int) -> Layout:
@@ -65,6 +68,8 @@ def read_layout(root: str, eval_fraction: float, seed: int) -> Layout:
     - Without an evaluation folder, a share of each class is held out as 'test'. Which files are
       held out depends on their names and the seed only, so adding files moves few others.
     - Names that begin with a dot are ignored. Links are followed.
+    - Folders that hold a run, an export or features (`own_folders.kind_of_own`) are left out, with
+      all that is in them: the pictures that a run draws are no data.
 
     Args:
         root: the folder.
@@ -75,8 +80,8 @@ def read_layout(root: str, eval_fraction: float, seed: int) -> Layout:
         The layout. Its files are not opened.
 
     Raises:
-        UserError: the folder is missing, unreadable or empty, images lie beside class folders, or
-            an evaluation folder has classes that `train/` lacks.
+        UserError: the folder is missing, unreadable, empty or one of a run; images lie beside
+            class folders; or an evaluation folder has classes that `train/` lacks.
 
     Example:
         >>> read_layout("/data/flowers", eval_fraction=0.1, seed=0).splits["train"].class_names
@@ -90,14 +95,17 @@ def read_layout(root: str, eval_fraction: float, seed: int) -> Layout:
     if not os.path.isdir(root):
         raise UserError(f"Expected a folder of images; received: '{root}', which is a file.")
     skipped: collections.Counter[str] = collections.Counter()
-    images, contents = _group(root, _walk(root, skipped))
+    left_out: list[str] = []
+    images, contents = _group(root, _walk(root, skipped, left_out))
     listings = _by_split_folder(root, images, contents)
     if listings is None:
         listings = {TRAIN: _listing(root, images, contents)}
     _report(root, skipped)
     if not any(listing.paths for listing in listings.values()):
+        besides = f" beside {_some(left_out)}" if left_out else ""
         raise UserError(
-            f"Expected images ({', '.join(sorted(IMAGE_EXTENSIONS))}) in '{root}'; received: none."
+            f"Expected images ({', '.join(sorted(IMAGE_EXTENSIONS))}) in '{root}'; "
+            f"received: none{besides}."
         )
     if set(listings) == {TRAIN}:
         listings = _hold_out(root, listings[TRAIN], eval_fraction, seed)
@@ -106,7 +114,28 @@ def read_layout(root: str, eval_fraction: float, seed: int) -> Layout:
         found = next((name for name in candidates if name in listings), None)
         if found is not None and alias not in listings:
             aliases[alias] = found
-    return Layout({name: _interleaved(root, item) for name, item in listings.items()}, aliases)
+    listings = {name: _interleaved(root, item) for name, item in listings.items()}
+    return Layout(listings, aliases, left_out)
+
+
+def visited_folders(root: str) -> set[str]:
+    """Returns every folder, without links, whose images `read_layout` takes for data."""
+    return {real for real, _, _ in _visit(root, [])}
+
+
+def own_images(folder: str) -> str | None:
+    """Returns the first image in a folder or below it that no run of ours drew; None without.
+
+    Args:
+        folder: where a run was or will be written; the pictures of a run in it do not count.
+    """
+    for _, current, entries in _visit(folder, [], is_own=True):
+        names = {name for name, _ in entries}
+        drawn = RUN_PICTURES if kind_of_own(current, names) else frozenset()
+        for name, is_folder in entries:
+            if not is_folder and _is_image(name) and name not in drawn:
+                return os.path.relpath(os.path.join(current, name), folder)
+    return None
 
 
 def _by_split_folder(
@@ -245,35 +274,78 @@ def _draw(root: str, path: str, seed: int) -> bytes:
     return hashlib.sha1(b"%d:%s" % (seed, relative)).digest()
 
 
-def _list(folder: str, skipped: collections.Counter[str]) -> tuple[list[str], list[str]]:
-    """Returns the names of the sub-folders and the paths of the images directly in a folder."""
-    folders, images = [], []
-    for name, is_folder in _entries(folder):
-        path = os.path.join(folder, name)
+def _images(
+    folder: str, entries: Sequence[tuple[str, bool]], skipped: collections.Counter[str]
+) -> list[str]:
+    """Returns the paths of the images directly in a folder; counts what looks like one."""
+    images = []
+    for name, is_folder in entries:
+        if is_folder:
+            continue
         if name.startswith("."):
-            skipped["hidden"] += not is_folder and _extension(name) in IMAGE_EXTENSIONS
-        elif is_folder:
-            folders.append(name)
-        elif _extension(name) in IMAGE_EXTENSIONS:
-            images.append(path)
+            skipped["hidden"] += _extension(name) in IMAGE_EXTENSIONS
+        elif _is_image(name):
+            images.append(os.path.join(folder, name))
         elif _extension(name) in _FOREIGN_EXTENSIONS:
             skipped[_extension(name)] += 1
-    return folders, images
+    return images
 
 
-def _walk(folder: str, skipped: collections.Counter[str]) -> list[str]:
+def _walk(root: str, skipped: collections.Counter[str], left_out: list[str]) -> list[str]:
     """Returns the images in a folder and below it."""
     found: list[str] = []
-    waiting: list[tuple[str, frozenset[str]]] = [(folder, frozenset())]
+    for _, folder, entries in _visit(root, left_out):
+        found += _images(folder, entries, skipped)
+    left_out.sort()
+    return sorted(found)
+
+
+def _visit(
+    root: str, left_out: list[str], is_own: bool = False
+) -> Iterator[tuple[str, str, list[tuple[str, bool]]]]:
+    """Yields every folder that may hold data: (path without links, path, entries).
+
+    Args:
+        root: Where to begin.
+        left_out: Gets the folders that hold something of ours, in words.
+        is_own: Whether `root` may hold something of ours.
+    """
+    waiting: list[tuple[str, frozenset[str]]] = [(root, frozenset())]
     while waiting:
         current, above = waiting.pop()
         real = os.path.realpath(current)
         if real in above:  # a link back up
             continue
-        folders, images = _list(current, skipped)
-        found += images
-        waiting += [(os.path.join(current, name), above | {real}) for name in folders]
-    return sorted(found)
+        entries = list(_entries(current))
+        kind = kind_of_own(current, {name for name, _ in entries})
+        if kind is not None and current == root and not is_own:
+            raise UserError(
+                f"Expected a folder of images; received: '{root}', which holds {kind}. Name the "
+                "folder of the images, or move the images out of it."
+            )
+        if kind is not None and current != root:
+            left_out.append(_left_out(root, current, kind, entries))
+            continue
+        yield real, current, entries
+        waiting += [
+            (os.path.join(current, name), above | {real})
+            for name, is_folder in entries
+            if is_folder and not name.startswith(".")
+        ]
+
+
+def _left_out(root: str, folder: str, kind: str, entries: Sequence[tuple[str, bool]]) -> str:
+    """Returns the words for a folder that is left out; images in it that no run drew are told."""
+    images = [n for n, is_folder in entries if not is_folder and _is_image(n)]
+    strange = [name for name in images if name not in RUN_PICTURES]
+    text = f"{os.path.relpath(folder, root)} ({kind})"
+    if strange and kind != "projector files":
+        text = text.replace(")", f", and {len(strange)} images beside it)")
+    return text
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and _extension(name) in IMAGE_EXTENSIONS
 
 
 def _entries(folder: str) -> Iterator[tuple[str, bool]]:
@@ -295,6 +367,12 @@ def _extension(name: str) -> str:
 
 def _some(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def left_out_line(root: str, left_out: Sequence[str]) -> str:
+    """Returns the line that says which folders were left out of a folder of images."""
+    count = f" ({len(left_out)} folders)" if len(left_out) > 5 else ""
+    return f"Left out of '{root}', as no data: {_some(left_out)}{count}."
 
 
 def _report(root: str, skipped: collections.Counter[str]) -> None:

@@ -34,6 +34,9 @@ class ImageSource(abc.ABC):
         class_names: names by class id, or None.
         image_shape: (height, width, channels); None where images differ.
         bad_images: (path, reason) of the unreadable images found so far.
+        flat_images: paths of the files that were found to be one flat colour; they are kept.
+        left_out: folders below the data set's own that are no data, since they hold a run, an
+            export or features.
         error: the UserError to show if reading stopped on an unreadable image, else None.
         decodes_batches: whether `decode` also takes a vector of keys.
 
@@ -63,6 +66,8 @@ class ImageSource(abc.ABC):
         self.image_shape = image_shape
         self.bad_images: list[tuple[str, str]] = []
         self._bad_paths: set[str] = set()
+        self.flat_images: set[str] = set()
+        self.left_out: list[str] = []
         self.error: UserError | None = None
 
     @property
@@ -131,6 +136,16 @@ class ImageSource(abc.ABC):
     def file_names(self) -> list[str] | None:
         """Returns the images' files in the fixed order; None where an image is no file."""
         return None
+
+    def notices(self) -> list[str]:
+        """Returns what reading has found that a person should know: a line each."""
+        lines = []
+        for path, reason in self.bad_images[:1]:
+            count = len(self.bad_images)
+            lines.append(f"Skipped {count} unreadable image(s), as {path}: {reason}.")
+        if self.flat_images:
+            lines.append(flat_line(len(self.flat_images), min(self.flat_images)))
+        return lines
 
     def raise_if_bad(self) -> None:
         """Raises the UserError of the unreadable image that stopped the run, if one did."""
@@ -313,6 +328,19 @@ class InMemorySource(IndexedSource):
         with tf.device("CPU:0"):
             hidden._labels = tf.constant(only_at(self.read_labels(), shown))
         return hidden
+
+
+def flat_line(count: int, first: str) -> str:
+    """Returns the line on images of one flat colour.
+
+    Args:
+        count: how many there are.
+        first: the first of them.
+    """
+    return (
+        f"Kept {count} image(s) that are one flat colour, the first being {first}. If it is a "
+        "drawing on a transparent ground, another --transparent shows it."
+    )
 
 
 def only_at(labels: np.ndarray, shown: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from simclr_tf import transparency, transparency_ops
 from simclr_tf.datasets.chosen_records import ChosenRecords
 from simclr_tf.datasets.positions import flags_at, on_host
 from simclr_tf.datasets.source import ImageSource, only_at, shuffle_for_epoch
@@ -21,7 +22,13 @@ _READ_FILES_AT_ONCE = 16
 _GUESSED_RECORD_BYTES = 100_000  # about an ImageNet JPEG, where the data set does not say
 
 
-def open_tfds(dataset: str, split: str, *, data_dir: str | None = None) -> TfdsSource:
+def open_tfds(
+    dataset: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    transparent: str = transparency.DEFAULT,
+) -> TfdsSource:
     """Opens a TFDS data set; downloads and prepares it first where that was not done.
 
     A version that is already prepared in `data_dir` is used as it is, also where the installed
@@ -31,6 +38,8 @@ def open_tfds(dataset: str, split: str, *, data_dir: str | None = None) -> TfdsS
         dataset: name, with config and version if wanted: `cifar10`, `imagenet2012_subset/1pct`.
         split: a split expression.
         data_dir: where prepared data lie or go; None is TFDS's own default.
+        transparent: what shows through transparent pixels: white, black, keep or mean (see
+            `transparency.composite`).
 
     Returns:
         A source of RGB images. It has labels if the data set has a class label.
@@ -43,7 +52,8 @@ def open_tfds(dataset: str, split: str, *, data_dir: str | None = None) -> TfdsS
     """
     builder = _prepared_builder(dataset, os.path.expanduser(data_dir) if data_dir else None)
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
-    return TfdsSource(dataset, split, builder, resolve_split(split, sizes, dataset=dataset))
+    ranges = resolve_split(split, sizes, dataset=dataset)
+    return TfdsSource(dataset, split, builder, ranges, transparent)
 
 
 def is_tfds_name(dataset: str) -> bool:
@@ -118,7 +128,14 @@ class TfdsSource(ImageSource):
     records are compressed images) the order is a uniform permutation.
     """
 
-    def __init__(self, dataset: str, split: str, builder: Any, ranges: list[SplitRange]) -> None:
+    def __init__(
+        self,
+        dataset: str,
+        split: str,
+        builder: Any,
+        ranges: list[SplitRange],
+        transparent: str = transparency.DEFAULT,
+    ) -> None:
         import tensorflow_datasets as tfds
 
         info = builder.info
@@ -138,6 +155,17 @@ class TfdsSource(ImageSource):
         wanted = {key: True for key in (self._image_key, self._label_key) if key is not None}
         # Other features, masks for example, are not even decoded.
         self._features = tfds.decode.PartialDecoding(wanted).extract_features(info.features)
+        self._transparent = transparent
+        # TFDS decodes to the channels that a data set declares: three, and the opacity that a file
+        # may hold is lost. (16 bits and floats it stores in forms of its own.)
+        feature = info.features[self._image_key]
+        self._decodes_files = (
+            transparent != "keep"
+            and feature.dtype == np.uint8
+            and feature.encoding_format != "jpeg"
+            and feature.shape[-1] in (1, 3, 4)
+        )
+        self._channels = 1 if feature.shape[-1] == 1 else 3
         self._labels: np.ndarray | None = None  # int64 (N,), once they are read
         self._shown: tf.Tensor | None = None  # bool (N,): labels that are not hidden
         splits = [info.splits[r.name] for r in ranges]
@@ -193,16 +221,27 @@ class TfdsSource(ImageSource):
     def decode(
         self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
     ) -> dict[str, tf.Tensor]:
-        """Decodes one record; grey becomes RGB, 16 bits become 8."""
+        """Decodes one record; grey becomes RGB, 16 bits become 8, opacity a ground."""
         del min_side, replace_bad  # TFDS has checked the images when it prepared them
         record, shown = (key["record"], key["shown"]) if isinstance(key, dict) else (key, None)
-        features = self._features.deserialize_example(record)
-        image = features[self._image_key]
+        if self._decodes_files:
+            import tensorflow_datasets as tfds
+
+            as_files = {self._image_key: tfds.decode.SkipDecoding()}
+            features = self._features.deserialize_example(record, decoders=as_files)
+            file = features[self._image_key]
+            image = transparency_ops.decode_encoded(file, self._channels, self._transparent)
+        else:
+            features = self._features.deserialize_example(record)
+            image = features[self._image_key]
         if image.dtype == tf.uint16:
             image = tf.cast((tf.cast(image, tf.int32) * 255 + 32767) // 65535, tf.uint8)
         if image.shape[-1] == 1:
             image = tf.image.grayscale_to_rgb(image)
-        image = tf.ensure_shape(image[..., :3], self.image_shape)
+        if image.shape[-1] == 4:
+            image = transparency_ops.composite(image, self._transparent)
+        image = image[..., :3]
+        image = tf.ensure_shape(image, self.image_shape)
         example = {"image": image, "size": tf.shape(image)[:2], "ok": tf.constant(True)}
         if self.labelled:
             label = tf.cast(features[self._label_key], tf.int64)

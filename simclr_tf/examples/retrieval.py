@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.datasets import ImageSource, open_source
+from simclr_tf.datasets import ImageSource, folder_of, open_source
+from simclr_tf.datasets.apart import check_file_apart
+from simclr_tf.datasets.folder_layout import left_out_line
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import save_figure
 from simclr_tf.extraction import Extractor, feature_batches, load_extractor
@@ -39,6 +41,7 @@ def retrieve(
     data_dir: str | None = None,
     endpoint: str = "final_avg_pool",
     image_size: int | None = None,
+    transparent: str | None = None,
     neighbours: int = 5,
     queries: int = 8,
     max_images: int = 10_000,
@@ -55,6 +58,7 @@ def retrieve(
         data_dir: Where prepared TFDS data lie.
         endpoint: Which features; maps are averaged over space.
         image_size: Side in pixels; None: that of the export.
+        transparent: What shows through transparent pixels; None: as the export was trained.
         neighbours: k.
         queries: Rows of the picture.
         max_images: Images taken, from the front of the split.
@@ -70,8 +74,13 @@ def retrieve(
     Example:
         >>> retrieve("runs/digits", "mnist_5k", "retrieval.png", split="test")
     """
+    images = folder_of(dataset, data_dir)
+    if images is not None:
+        check_file_apart(images, output, "--output")
     extract = load_extractor(saved_model, endpoint, image_size)
-    source = open_source(dataset, split, data_dir=data_dir)
+    source = open_source(
+        dataset, split, data_dir=data_dir, transparent=transparent or extract.transparent
+    )
     gallery = embed(extract, source, batch_size, max_images)
     count = len(gallery.features)
     if neighbours >= count:
@@ -80,14 +89,16 @@ def retrieve(
             "Pass a smaller --neighbours."
         )
     found = nearest(gallery.features, neighbours)
-    lines = []
+    lines = source.notices()
+    if source.left_out:
+        lines.append(left_out_line(source.name, source.left_out))
     if gallery.labels is not None:
         raw = nearest(raw_pixels(gallery.thumbnails), neighbours)
-        lines = [
+        lines.append(
             f"precision@{neighbours} over {count} images: "
             f"{precision_at_k(found, gallery.labels):.3f} (raw pixels: "
             f"{precision_at_k(raw, gallery.labels):.3f})."
-        ]
+        )
     rows = np.sort(np.random.RandomState(seed).permutation(count)[:queries])
     save_picture(output, gallery, rows, found[rows], source.class_names)
     return [*lines, f"Wrote {output}: {len(rows)} queries and their nearest images."]

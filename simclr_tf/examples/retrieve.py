@@ -8,6 +8,7 @@ import sys
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import check_picture
+from simclr_tf.transparency import TRANSPARENT
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,6 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments.add_argument(
         "--image_size", type=int, help="side in pixels (default: that of the export)"
+    )
+    arguments.add_argument(
+        "--transparent",
+        choices=TRANSPARENT,
+        help="what shows through transparent pixels (default: as the export was trained)",
     )
     arguments.add_argument("--neighbours", type=int, default=5, help="k (default 5)")
     arguments.add_argument("--queries", type=int, default=8, help="rows drawn (default 8)")
@@ -65,6 +71,7 @@ def _retrieve(given: argparse.Namespace) -> None:
         data_dir=given.data_dir,
         endpoint=given.endpoint,
         image_size=given.image_size,
+        transparent=given.transparent,
         neighbours=given.neighbours,
         queries=given.queries,
         max_images=given.max_images,

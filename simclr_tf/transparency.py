@@ -1,0 +1,73 @@
+"""What shows through the transparent pixels of an image: one rule, in whole numbers.
+
+`transparency_ops` computes the same with TensorFlow, equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simclr_tf.errors import UserError
+
+TRANSPARENT = ("white", "black", "keep", "mean")
+DEFAULT = "white"
+# What was done before there was a choice: runs and exports of that time say nothing of it.
+BEFORE = "keep"
+WHAT_IT_DOES = (
+    "What shows through transparent pixels: white, black, mean (the image's mean colour, weighted "
+    "by opacity, which hides a drawing of one colour), or keep (the colours that the file happens "
+    "to store there)."
+)
+
+
+def check_transparent(transparent: str) -> None:
+    """Raises a UserError unless `transparent` is one of `TRANSPARENT`."""
+    if transparent not in TRANSPARENT:
+        raise UserError(
+            f"Expected transparent to be one of {', '.join(TRANSPARENT)}; "
+            f"received: {transparent!r}."
+        )
+
+
+def composite(colours: np.ndarray, alpha: np.ndarray, transparent: str) -> np.ndarray:
+    """Lays an image over a ground, at the image's own size: before any resizing.
+
+    A pixel of colour c and opacity a becomes (c a + g (255 - a)) / 255, rounded. The ground g is
+    255 for 'white' and 0 for 'black'. For 'mean' it is, in each channel, the sum of c a over all
+    pixels divided by the sum of a, rounded: the mean colour, weighted by opacity. An image that
+    is transparent everywhere has no mean: white stands in. 'keep' returns the colours.
+
+    Args:
+        colours: uint8 (h, w, c), not multiplied by alpha.
+        alpha: uint8 (h, w), 0 transparent to 255 opaque.
+        transparent: one of `TRANSPARENT`.
+
+    Returns:
+        uint8 (h, w, c).
+
+    Source: the 'over' operator, Porter and Duff 1984.
+
+    Example:
+        >>> composite(np.zeros((1, 1, 3), np.uint8), np.array([[51]], np.uint8), "white")
+        array([[[204, 204, 204]]], dtype=uint8)
+    """
+    if transparent == "keep" or alpha.min() == 255:
+        return colours
+    weights = alpha[..., np.newaxis].astype(np.int32)
+    ground: np.ndarray | int = 255 if transparent == "white" else 0
+    if transparent == "mean":
+        total = int(alpha.sum(dtype=np.int64))
+        # In float64, whose sums of whole numbers are exact: several times faster than integers.
+        flat = colours.reshape(-1, colours.shape[-1]).astype(np.float64)
+        sums = (alpha.reshape(-1).astype(np.float64) @ flat).astype(np.int64)
+        ground = ((2 * sums + total) // (2 * total)).astype(np.int32) if total else 255
+    return ((colours * weights + ground * (255 - weights) + 127) // 255).astype(np.uint8)
+
+
+def is_flat(image: np.ndarray) -> bool:
+    """Returns whether an image (h, w, c) is one colour all over.
+
+    A sparse look settles nearly every image that is not, in some microseconds.
+    """
+    first = image[0, 0]
+    return bool((image[::16, ::16] == first).all() and (image == first).all())
