@@ -58,6 +58,7 @@ INSTALL_REQUIRES = [
     "pillow>=9.1",
     # Linear and nearest-neighbour evaluation of frozen features.
     "scikit-learn>=1.1",
+    "threadpoolctl>=2",
     "scipy>=1.8",
     # Pictures of views, curves and embeddings.
     "matplotlib>=3.5",
