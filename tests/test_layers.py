@@ -21,9 +21,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     for row in (
         # What everything may use.
         "errors compat contrastive_blocks examples atomic_file quiet writers collected",
-        "tf_hub_export examples.pictures json_files process_state finite outputs"
-        " transparency datasets.own_folders",
-        "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
+        "tf_hub_export outputs json_files process_state finite transparency datasets.own_folders",
+        "examples.pictures tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
         " tf_hub_export.tflite tf_hub_export.onnx_file",
         # Pure functions and layers, one idea each.
         "tf_hub_export.model_card commands feature_store"
