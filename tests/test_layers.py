@@ -22,8 +22,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         # What everything may use.
         "errors compat contrastive_blocks examples atomic_file quiet writers collected",
         "tf_hub_export outputs json_files process_state finite transparency datasets.own_folders",
-        "examples.pictures tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
-        " tf_hub_export.tflite tf_hub_export.onnx_file",
+        "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
+        " tf_hub_export.tflite tf_hub_export.onnx_file examples.pictures",
         # Pure functions and layers, one idea each.
         "tf_hub_export.model_card commands feature_store"
         " config_checks draws image_ops losses optimizers schedules blocks endpoints"
