@@ -131,9 +131,16 @@ class Process:
     def kill(self) -> None:
         """Ends it now, if it has not ended."""
         self.send_signal(signal.SIGKILL)
+        self.wait()
 
     def _said(self) -> list[str]:
         return [Path(path).read_text(encoding="utf-8", errors="replace") for path in self._paths]
+
+
+def _stop(server: subprocess.Popen[str]) -> None:
+    """Waits for its end, so that its processor time is counted as this process's."""
+    server.stdin.close()
+    server.wait()
 
 
 _server: subprocess.Popen[str] | None = None
@@ -150,7 +157,7 @@ def _ask(**request: object) -> int | None:
             [sys.executable, script],
             env=clean, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        atexit.register(_server.stdin.close)
+        atexit.register(_stop, _server)
     _server.stdin.write(json.dumps(request) + "\n")
     _server.stdin.flush()
     answer = _server.stdout.readline()

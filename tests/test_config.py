@@ -12,6 +12,8 @@ from absl import flags
 from simclr_tf.config import Config, define_flags, differences
 from simclr_tf.errors import UserError
 
+pytestmark = pytest.mark.one_lane
+
 # Written from the release's documentation and flag definitions, not from our table.
 RELEASE = {
     "learning_rate": 0.3,

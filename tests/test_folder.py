@@ -14,6 +14,8 @@ from PIL import Image
 from simclr_tf.datasets import decoding, folder_layout, open_source
 from simclr_tf.errors import UserError
 
+pytestmark = pytest.mark.one_lane
+
 RED, GREY = (200, 30, 60), (90, 90, 90)
 
 

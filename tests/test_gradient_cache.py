@@ -248,5 +248,5 @@ print(peak())
 
 @pytest.mark.slow
 def test_memory_of_a_micro_batch_for_a_batch_of_many() -> None:
-    plain, micro = last_number(TRAIN, 64, 0), last_number(TRAIN, 1024, 64)
+    plain, micro = last_number(TRAIN, 64, 0), last_number(TRAIN, 512, 64)
     assert micro < 1.5 * plain

@@ -11,6 +11,8 @@ import pytest
 from simclr_tf.config import Config
 from simclr_tf.run import parse, presets
 
+pytestmark = pytest.mark.one_lane
+
 LINES = (Path(__file__).parent / "golden" / "release_commands.txt").read_text().splitlines()
 COMMANDS = [line for line in LINES if line.strip() and not line.startswith("#")]
 # The release's text: for 10% of the labels the same with 30 epochs.

@@ -53,10 +53,10 @@ def size_of(name: str) -> tuple[int, int, bool]:
 
 
 def by_cost(names: list[str]) -> list[Any]:
-    """The deep ones are slow to build."""
+    """The deep ones are slow to build, and repeat the blocks that both lanes find in the others."""
     deep = ("_r101", "_r152", "_r200")
-    slow = pytest.mark.slow
-    return [pytest.param(n, marks=slow) if any(d in n for d in deep) else n for n in names]
+    marks = [pytest.mark.slow, pytest.mark.one_lane]
+    return [pytest.param(n, marks=marks) if any(d in n for d in deep) else n for n in names]
 
 
 TF2 = [path.stem for path in MANIFESTS if path.stem.startswith("tf2")]
