@@ -23,7 +23,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import color_ops, compiled_views, draws, extra_views, image_ops
+from simclr_tf import color_ops, compiled_views, draws, extra_views, image_ops, image_values
 from simclr_tf.augment_options import (
     DEFAULT_AUGMENTATIONS,
     KNOWN_AUGMENTATIONS,
@@ -124,11 +124,17 @@ class SimCLRAugment(keras.layers.Layer):
         )
         self.built = True
 
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
+        """Calls the layer; see `call`. Keras would wrap a refusal from within in many lines."""
+        # Values outside of graphs alone: in a step the data set has checked them, on the host.
+        image_values.check_call(inputs.get("image") if isinstance(inputs, Mapping) else inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
     def call(self, inputs: Any, seed: Any = None, training: bool = True) -> tf.Tensor:
         """Returns one view per image.
 
         Args:
-            inputs: (N, H, W, C) uint8, or float in [0, 1]; or a dict of 'image', uint8
+            inputs: (N, H, W, C) uint8, uint16, or float in [0, 1]; or a dict of 'image', uint8
                 (N, K, K, C), and 'size', integer (N, 2): original height and width.
             seed: integer tensor (2,); None counts calls from the layer's own seed.
             training: False only resizes and converts.
@@ -137,7 +143,8 @@ class SimCLRAugment(keras.layers.Layer):
             float32 (N, height, width, C) in [0, 1].
 
         Raises:
-            UserError: for inputs of another form, or 'color' on images that are not RGB.
+            UserError: for inputs of another form or type, floats out of range (outside of graphs),
+                or 'color' on images that are not RGB.
         """
         images, heights, widths = _unpack(inputs)
         if not training:

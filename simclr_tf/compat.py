@@ -53,6 +53,20 @@ def optimizer_variables(optimizer: Any) -> list[Any]:
     return list(variables() if callable(variables) else variables)
 
 
+def is_compiled(model: Any) -> bool:
+    """Returns whether `compile` was called (Keras 2 keeps it under another name)."""
+    return bool(model.compiled if KERAS_3 else model._is_compiled)
+
+
+def forget_validation_data(model: Any) -> None:
+    """Lets `fit` take the validation data that it is given.
+
+    Keras 2 keeps those of a `fit` that an error ended, and evaluates on them in the next.
+    """
+    if not KERAS_3:
+        model._eval_data_handler = None
+
+
 def num_replicas() -> int:
     """Returns the number of replicas of the strategy in scope (1 without a strategy)."""
     return tf.distribute.get_strategy().num_replicas_in_sync

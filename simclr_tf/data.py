@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from simclr_tf import image_ops
+from simclr_tf import image_ops, image_values
 from simclr_tf.datasets.source import (
     ImageSource,
     InMemorySource,
@@ -260,14 +260,14 @@ def _squash(image: tf.Tensor, side: int) -> tf.Tensor:
     """Returns (..., side, side, c) uint8; an image that is cached as a canvas is one already."""
     if image.dtype == tf.uint8 and image.shape[-3:-1] == (side, side):
         return image
-    return resize_to_uint8(image, side)
+    return resize_to_uint8(image_values.checked(image), side)  # checked before it is clipped
 
 
 def evaluation_view(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """Returns what an evaluation sees of an image: centre crop (above 32 pixels) and resize.
 
     Args:
-        image: (h, w, c), uint8 or float in [0, 1].
+        image: (h, w, c), uint8, uint16 or float in [0, 1].
         height: Rows of the result.
         width: Columns of the result.
 
@@ -280,6 +280,8 @@ def evaluation_view(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
         >>> evaluation_view(tf.zeros([300, 200, 3]), 112, 112).shape
         TensorShape([112, 112, 3])
     """
+    # Before they are clipped: 0 to 255 would become white.
+    image = image_values.checked(image)
     if max(height, width) > _UNCROPPED_SIZE:
         return image_ops.central_crop_and_resize(image, height, width, _EVALUATION_CROP)
     image = image_ops.to_float(image)

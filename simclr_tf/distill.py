@@ -8,11 +8,12 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import steps
+from simclr_tf import fit_data, steps
 from simclr_tf.compat import register, replica_logs
 from simclr_tf.errors import UserError
 from simclr_tf.exported import ExportedModel
 from simclr_tf.finetune import Classifier
+from simclr_tf.labels import class_ids
 from simclr_tf.losses import supervised_loss
 
 _LOGITS = "logits_sup"
@@ -45,7 +46,8 @@ def distillation_loss(
 class Distiller(Classifier):
     """A classifier that is trained on a teacher's probabilities, and on labels where there are any.
 
-    `fit` takes batches of `images` or `(images, labels)`; a label of -1 stands for none. Teacher
+    `fit` takes `images` or `(images, labels)` as `Classifier` does; a label of -1 stands for none,
+    rows of probabilities count as labels in the loss, the largest in the accuracy. Teacher
     and student see the same views. The loss is equation 3 of SimCLRv2 over the batch's N images,
 
         (1 - labels_weight) * mean over all images of the distillation loss
@@ -123,7 +125,7 @@ class Distiller(Classifier):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step on this replica's share of the batch."""
-        images, labels = steps.unpack(data)
+        images, labels = fit_data.unpack(data)
         learning_rate = steps.current_learning_rate(self.optimizer)
         if self._make_views is not None:
             seed = steps.step_seed(self.seed, self.optimizer.iterations)
@@ -152,15 +154,19 @@ class Distiller(Classifier):
         results = {"distill_loss": distill, "teacher_agreement": steps.accuracy(best, logits)}
         if labels is None:
             return distill, results
-        ids = steps.class_ids(labels, self.num_classes)
-        losses = supervised_loss(tf.maximum(ids, 0), logits, per_example=True)
-        supervised = tf.reduce_mean(tf.where(ids >= 0, losses, 0.0))
+        known = targets(labels, self.num_classes)
+        if known.shape.rank == 1:
+            losses = supervised_loss(tf.maximum(known, 0), logits, per_example=True)
+            losses = tf.where(known >= 0, losses, 0.0)
+        else:  # probabilities: every image has some
+            losses = supervised_loss(known, logits, per_example=True)
+        supervised = tf.reduce_mean(losses)
         results["supervised_loss"] = supervised
         return (1 - self.labels_weight) * distill + self.labels_weight * supervised, results
 
     def _update_accuracy(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Adds the labelled images of a batch to the running accuracy; returns it."""
-        ids = steps.class_ids(labels, self.num_classes)
+        ids = class_ids(labels, self.num_classes)
         known = tf.cast(ids >= 0, tf.float32)
         hits = tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == ids, tf.float32)
         metric = self._train_metrics["supervised_acc"]
@@ -169,7 +175,7 @@ class Distiller(Classifier):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Accuracy on images and labels; on images alone, loss and agreement with the teacher."""
-        images, labels = steps.unpack(data)
+        images, labels = fit_data.unpack(data)
         if labels is not None:
             return super().test_step(data)
         images = steps.as_float(images)
@@ -177,23 +183,11 @@ class Distiller(Classifier):
         _, results = self._loss_and_parts(self.teacher_logits(images), logits, None)
         return replica_logs(self._update(results))
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates; see `keras.Model.evaluate`.
-
-        Raises:
-            UserError: Neither labels nor a teacher.
-        """
-        element = getattr(x, "element_spec", None)
-        if self.teacher is None and (y if element is None else steps.unpack(element)[1]) is None:
-            raise _no_teacher()
-        return super().evaluate(x, y, *args, **kwargs)
-
-    def _check_structure(self, x: Any, y: Any) -> None:
-        if self.teacher is None:
-            raise _no_teacher()
-        element = getattr(x, "element_spec", None)
-        labels = y if element is None else steps.unpack(element)[1]
-        if self.labels_weight > 0 and labels is None:
+    def _check_call(self, call: str, form: str, labelled: bool) -> None:
+        self._refuse_views(call, form)
+        if self.teacher is None and (call == "fit" or (call == "evaluate" and not labelled)):
+            raise UserError("Expected a teacher; received: None. Set distiller.teacher first.")
+        if call == "fit" and self.labels_weight > 0 and not labelled:
             raise UserError(
                 f"Expected (images, labels) for labels_weight={self.labels_weight}; received: "
                 "images alone. Pass labels, or labels_weight=0."
@@ -205,10 +199,6 @@ class Distiller(Classifier):
             "temperature": self.temperature,
             "labels_weight": self.labels_weight,
         }
-
-
-def _no_teacher() -> UserError:
-    return UserError("Expected a teacher; received: None. Set distiller.teacher first.")
 
 
 class Teacher:

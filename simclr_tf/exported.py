@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from simclr_tf import transparency
 from simclr_tf.errors import UserError
+from simclr_tf.image_values import check_values, to_float
 
 _CARD = "model.json"
 
@@ -88,10 +89,15 @@ class ExportedModel:
         """Returns the endpoints, float32.
 
         Args:
-            images: (N, height, width, channels), float in [0, 1]; they are resized (bilinear) where
-                the network was made for another size.
+            images: (N, height, width, channels), uint8, uint16 or float in [0, 1]; they are resized
+                (bilinear) where the network was made for another size.
+
+        Raises:
+            UserError: Images of another type; outside of graphs, floats out of range too.
         """
-        images = tf.cast(images, tf.float32)
+        images = to_float(images)
+        if tf.executing_eagerly():
+            check_values(images)
         if self.image_size is not None and tuple(images.shape[1:3]) != self.image_size:
             images = tf.image.resize(images, self.image_size)
         outputs = self.module(images, trainable=False)

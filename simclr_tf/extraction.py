@@ -15,6 +15,7 @@ from simclr_tf.data import evaluation_view
 from simclr_tf.datasets.source import ImageSource, to_uint8
 from simclr_tf.errors import UserError
 from simclr_tf.exported import ExportedModel
+from simclr_tf.image_values import to_float
 
 
 class Extractor:
@@ -73,7 +74,7 @@ class Extractor:
         )
 
     def __call__(self, images: Any) -> np.ndarray:
-        return self._run(images).numpy().astype(np.float32, copy=False)
+        return self._run(to_float(images)).numpy().astype(np.float32, copy=False)
 
 
 def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> Extractor:

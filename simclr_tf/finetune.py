@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import steps
+from simclr_tf import fit_data, image_values, steps
 from simclr_tf.compat import register, replica_logs, serialize
 from simclr_tf.encoders import wrap_encoder
 from simclr_tf.endpoints import freeze_until
+from simclr_tf.errors import UserError
 from simclr_tf.heads import ProjectionHead, linear_head
+from simclr_tf.labels import targets
 from simclr_tf.losses import supervised_loss
 
 
 @register
 class Classifier(steps.StepModel):
     """An encoder, some layers of its projection head, and a linear head, trained on labels.
+
+    `fit` takes `(images, labels)` in every form that Keras takes, images as for `SimCLR`. Labels
+    are class ids (N,), one-hot rows, or probabilities (N, num_classes) (mixed or smoothed labels):
+    the loss is the cross-entropy with them, accuracy counts the largest. Rows of several ones are
+    refused.
 
     Args:
         encoder: A Keras model or layer, images (N, h, w, c) to features (N, d); usually the
@@ -36,6 +43,7 @@ class Classifier(steps.StepModel):
         weight_decay: L2 penalty; with LARS, which decays the rest itself, it covers the linear
             head only.
         seed: Seeds the augmentation of every step.
+        value_range: Of float images, as for `SimCLR`.
         **kwargs: As for `keras.Model`.
 
     Raises:
@@ -60,6 +68,7 @@ class Classifier(steps.StepModel):
         zero_init_logits_layer: bool = False,
         weight_decay: float = 0.0,
         seed: int = 0,
+        value_range: Sequence[float] | None = image_values.UNIT_RANGE,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -85,7 +94,7 @@ class Classifier(steps.StepModel):
         trains = self.encoder.trainable_variables or projection_selector != 0
         object.__setattr__(self, "_projection_trains", bool(trains))
         names = ("supervised_loss", "supervised_acc", "weight_decay", "total_loss")
-        self._finish(augment, names, evaluates=True)
+        self._finish(augment, names, evaluates=True, value_range=value_range)
 
     def reset_head(self) -> None:
         """Sets the linear head to zero."""
@@ -101,8 +110,8 @@ class Classifier(steps.StepModel):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One supervised step on this replica's share of the batch."""
-        images, labels = steps.unpack(data)
-        labels = steps.class_ids(labels, self.num_classes)
+        images, labels = fit_data.unpack(data)
+        labels = targets(labels, self.num_classes)
         learning_rate = steps.current_learning_rate(self.optimizer)
         if self._make_views is not None:
             seed = steps.step_seed(self.seed, self.optimizer.iterations)
@@ -124,11 +133,27 @@ class Classifier(steps.StepModel):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Accuracy on images and labels."""
-        images, labels = steps.unpack(data)
-        labels = steps.class_ids(labels, self.num_classes)
+        images, labels = fit_data.unpack(data)
+        labels = targets(labels, self.num_classes)
         logits = self(images, training=False)
         decay = steps.decay_loss(self._decayed, self.weight_decay)
         return replica_logs(steps.update_evaluation(self._eval_metrics, labels, logits, decay))
+
+    def _check_call(self, call: str, form: str, labelled: bool) -> None:
+        super()._check_call(call, form, labelled)
+        self._refuse_views(call, form)
+        if call == "evaluate" and not labelled:
+            raise UserError(
+                "Expected (images, labels) to evaluate a classifier; received: images alone. Pass "
+                "labels, or call predict."
+            )
+
+    def _refuse_views(self, call: str, form: str) -> None:
+        if form == "views" or (form == "canvas" and (call != "fit" or self.augment is None)):
+            raise UserError(
+                f"Expected images, for a classifier; received: {form}. Pass arrays (N, height, "
+                "width, channels)."
+            )
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -141,5 +166,6 @@ class Classifier(steps.StepModel):
             "zero_init_logits_layer": self.zero_init_logits_layer,
             "weight_decay": self.weight_decay,
             "seed": self.seed,
+            "value_range": self.value_range,
             "name": self.name,
         }

@@ -25,7 +25,7 @@ from simclr_tf.augment import SimCLRAugment
 from simclr_tf.blocks import local_batch_statistics
 from simclr_tf.compat import KERAS_3
 from simclr_tf.errors import UserError
-from simclr_tf.steps import as_float
+from simclr_tf.image_values import to_float
 
 Embed = Callable[[tf.Tensor], tf.Tensor]
 
@@ -116,7 +116,7 @@ def cut(inputs: Any, view_maker: Any, seed: tf.Tensor, size: int) -> MicroBatche
     """
     if isinstance(inputs, (tuple, list)):
         views = tf.concat(inputs, 0)
-        return MicroBatches([views], as_float, [True], _half(views), size)
+        return MicroBatches([views], to_float, [True], _half(views), size)
     augment = view_maker.augment
     # A subclass with a `call` of its own does more than draw and apply.
     if isinstance(augment, SimCLRAugment) and type(augment).call is SimCLRAugment.call:

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from simclr_tf import color_ops, draws, extra_views, image_ops
+from simclr_tf import color_ops, draws, extra_views, image_ops, image_values
 from simclr_tf.augment_options import (
     DEFAULT_AUGMENTATIONS,
     KNOWN_AUGMENTATIONS,
@@ -36,7 +36,7 @@ def host_views(
     """Returns random views of one image.
 
     Args:
-        image: (H, W, C) uint8, or float in [0, 1]; H and W may be unknown, C may not.
+        image: (H, W, C) uint8, uint16, or float in [0, 1]; H and W may be unknown, C may not.
         seed: integer tensor (2,), another one for every image and epoch.
         image_size, color_jitter_strength, use_blur, brightness, augmentations, crop_area,
             crop_aspect_ratio: as `SimCLRAugment`.
@@ -46,7 +46,8 @@ def host_views(
         Tuple of `num_views` float32 tensors (height, width, C) in [0, 1].
 
     Raises:
-        UserError: as `SimCLRAugment`.
+        UserError: as `SimCLRAugment`; or another type. In `tf.data` floats out of range stop the
+            pipeline, before they are clipped.
 
     Source: SimCLR (arXiv:2002.05709) appendix A.
 
@@ -64,7 +65,7 @@ def host_views(
         crop_area,
         crop_aspect_ratio,
     )
-    image = image_ops.to_float(image)
+    image = image_ops.to_float(image_values.checked(image))
     return tuple(_view(image, draws.fold_in(seed, view), options) for view in range(num_views))
 
 

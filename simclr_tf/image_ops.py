@@ -16,33 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
-
-
-def to_float(images: Any) -> tf.Tensor:
-    """Returns images as float32, with integer types scaled from their full range to [0, 1].
-
-    Args:
-        images: any shape; uint8, uint16 or a float type (floats are not scaled).
-
-    Returns:
-        float32 tensor of the same shape.
-
-    Raises:
-        UserError: for any other type.
-
-    Example:
-        >>> float(to_float(tf.constant([255], tf.uint8))[0])
-        1.0
-    """
-    images = tf.convert_to_tensor(images)
-    if images.dtype.is_floating:
-        return tf.cast(images, tf.float32)
-    if images.dtype not in (tf.uint8, tf.uint16):
-        raise UserError(
-            f"Expected images of type uint8, uint16 or float; received: {images.dtype.name}. "
-            "Cast them first."
-        )
-    return tf.image.convert_image_dtype(images, tf.float32)
+from simclr_tf.image_values import to_float
 
 
 def clip(images: tf.Tensor) -> tf.Tensor:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import gradient_cache, steps
+from simclr_tf import fit_data, gradient_cache, image_values, steps
 from simclr_tf.compat import register, replica_logs, serialize
 from simclr_tf.encoders import wrap_encoder
 from simclr_tf.errors import UserError
 from simclr_tf.heads import ProjectionHead, linear_head
+from simclr_tf.labels import targets
 from simclr_tf.losses import nt_xent, supervised_loss
 
 
@@ -23,9 +24,11 @@ class SimCLR(steps.StepModel):
     Per step: two views of every image, encoder, projection head, NT-Xent over the views of all
     replicas. Behind a stop-gradient, a linear head learns the labels where there are any.
 
-    `fit` takes a `tf.data.Dataset` of `images` or `(images, labels)`: images uint8 or float32 in
-    [0, 1], of shape (N, height, width, channels) (any arrays that encoder and augmentation take);
-    labels class ids (N,). Views that are made already come as `((view1, view2), labels)`.
+    `fit` takes `images` or `(images, labels)` in every form that Keras takes (`tf.data`, arrays,
+    generators, `keras.utils.Sequence`): images uint8, uint16 or float in [0, 1], of shape (N,
+    height, width, channels) (any arrays that encoder and augmentation take); labels class ids
+    (N,), one-hot, or probabilities (N, num_classes), on which the linear head then trains (accuracy
+    counts the largest). Views that are made already come as `((view1, view2), labels)`.
 
     Args:
         encoder: A Keras model or layer, images (N, h, w, c) to features (N, d); outputs of rank 4
@@ -52,6 +55,10 @@ class SimCLR(steps.StepModel):
             encoder draws anew in the second pass under Keras 2 (a warning says so), not under
             Keras 3. None: all at once.
         seed: Seeds the views of every step.
+        value_range: (lowest, highest) of float images, which are refused beyond it (by more than
+            bicubic resizing overshoots), also with an augmentation of your own; None: any finite
+            values. It scales nothing, and uint8 and uint16 become [0, 1] in any case.
+            `SimCLRAugment` makes views in [0, 1] and takes nothing wider.
         **kwargs: As for `keras.Model`.
 
     Raises:
@@ -78,6 +85,7 @@ class SimCLR(steps.StepModel):
         supervised_loss_weight: float = 1.0,
         micro_batch_size: int | None = None,
         seed: int = 0,
+        value_range: Sequence[float] | None = image_values.UNIT_RANGE,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -114,7 +122,7 @@ class SimCLR(steps.StepModel):
         names = ["contrast_loss", "contrast_acc", "contrast_entropy", "weight_decay", "total_loss"]
         if num_classes is not None:
             names += ["supervised_loss", "supervised_acc"]
-        self._finish(augment, names, evaluates=num_classes is not None)
+        self._finish(augment, names, evaluates=num_classes is not None, value_range=value_range)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns features h, (N, d), of images (N, height, width, channels)."""
@@ -136,11 +144,11 @@ class SimCLR(steps.StepModel):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of algorithm 1 on this replica's share of the batch."""
-        inputs, labels = steps.unpack(data)
+        inputs, labels = fit_data.unpack(data)
         learning_rate = steps.current_learning_rate(self.optimizer)
         seed = steps.step_seed(self.seed, self.optimizer.iterations)
         if self.supervised_head is not None:
-            labels = steps.class_ids(labels, self.num_classes)
+            labels = targets(labels, self.num_classes)
         if self.micro_batch_size is None:
             gradients, results = self._gradients(inputs, labels, seed)
         else:
@@ -210,14 +218,14 @@ class SimCLR(steps.StepModel):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Accuracy of the linear head; without head or labels, the contrastive metrics."""
-        inputs, labels = steps.unpack(data)
+        inputs, labels = fit_data.unpack(data)
         if self.supervised_head is not None and labels is not None:
             hidden = self.projection_head.hidden_layers(self(inputs, training=False))
             logits = self.supervised_head(hidden[self.projection_selector])
             decay = steps.decay_loss(self._decayed, self.weight_decay)
             return replica_logs(
                 steps.update_evaluation(
-                    self._eval_metrics, steps.class_ids(labels, self.num_classes), logits, decay
+                    self._eval_metrics, targets(labels, self.num_classes), logits, decay
                 )
             )
         views = self.views(inputs, steps.step_seed(self.seed, 0))
@@ -231,8 +239,22 @@ class SimCLR(steps.StepModel):
         }
         return replica_logs(self._update(results))
 
-    def _needs_views(self) -> bool:
-        return self._make_views is None
+    def _check_call(self, call: str, form: str, labelled: bool) -> None:
+        super()._check_call(call, form, labelled)
+        by_head = call == "evaluate" and self.supervised_head is not None and labelled
+        if call == "predict" or by_head:
+            if form != "images":
+                raise UserError(
+                    f"Expected images, to {call} one by one; received: {form}. Pass arrays (N, "
+                    "height, width, channels)."
+                )
+        elif self._make_views is None and form != "views":
+            labels = ", or labels to evaluate the linear head"
+            raise UserError(
+                "Expected (view1, view2) as the images, since the model has no augmentation; "
+                "received: one array. Pass augment=SimCLRAugment(...)"
+                f"{labels if call == 'evaluate' and self.supervised_head is not None else ''}."
+            )
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -247,5 +269,6 @@ class SimCLR(steps.StepModel):
             "supervised_loss_weight": self.supervised_loss_weight,
             "micro_batch_size": self.micro_batch_size,
             "seed": self.seed,
+            "value_range": self.value_range,
             "name": self.name,
         }

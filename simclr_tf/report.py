@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from simclr_tf.atomic_file import new_file
+from simclr_tf.image_values import to_float
 
 _GAP = 2  # pixels of white between pictures
 
@@ -49,13 +50,12 @@ def save_views(path: str, originals: np.ndarray, views: np.ndarray) -> None:
 
     Args:
         path: PNG file to write; an existing one is replaced.
-        originals: (N, height, width, channels), uint8 or float in [0, 1].
+        originals: (N, height, width, channels), uint8, uint16 or float in [0, 1].
         views: Float (2N, h, w, channels): N first views, then N second views.
     """
     from matplotlib.figure import Figure  # pyplot would set a backend for the whole process
 
-    if originals.dtype == np.uint8:
-        originals = originals / 255.0
+    originals = to_float(originals).numpy()
     count = len(originals)
     titles = ("source image", "first view", "second view")
     columns = (originals, views[:count], views[count:])

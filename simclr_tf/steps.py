@@ -10,6 +10,7 @@ import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
+from simclr_tf import fit_call, fit_data, image_values
 from simclr_tf.compat import (
     build_optimizer,
     deserialize,
@@ -19,18 +20,12 @@ from simclr_tf.compat import (
     unscaled_gradients,
 )
 from simclr_tf.errors import UserError
+from simclr_tf.image_values import to_float as as_float
+from simclr_tf.labels import LabelRule, class_ids
 from simclr_tf.losses import supervised_loss
 from simclr_tf.optimizers import LARS, excluded_variables
 
 Images = Any  # a tensor, or {'image': ..., 'size': ...} from `simclr_tf.data`
-
-
-def as_float(images: tf.Tensor) -> tf.Tensor:
-    """Returns float32 images: uint8 is divided by 255, floats are taken to be in [0, 1]."""
-    images = tf.convert_to_tensor(images)
-    if images.dtype == tf.uint8:
-        return tf.cast(images, tf.float32) / 255.0
-    return tf.cast(images, tf.float32)
 
 
 def step_seed(seed: int, step: Any) -> tf.Tensor:
@@ -79,7 +74,9 @@ class StepModel(keras.Model):
     """
 
     lowest_label = 0  # that `fit` takes
+    encoder: Any
     supervised_head: Any
+    value_range: image_values.Range | None
     augment: Callable[..., tf.Tensor] | None
 
     def _finish(
@@ -87,8 +84,13 @@ class StepModel(keras.Model):
         augment: Callable[..., tf.Tensor] | None,
         metric_names: Sequence[str],
         evaluates: bool,
+        value_range: Sequence[float] | None = image_values.UNIT_RANGE,
     ) -> None:
         """Keeps augmentation and metrics, untracked: they are no weights of the model."""
+        checked_range = image_values.check_value_range(value_range)
+        if getattr(augment, "takes_source_images", False):
+            _check_range_of_ours(checked_range)
+        self._set_untracked("value_range", checked_range)
         self._set_untracked("augment", augment)
         view_maker = ViewMaker(augment) if augment is not None else None
         self._set_untracked("_make_views", view_maker)
@@ -130,44 +132,84 @@ class StepModel(keras.Model):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains; see `keras.Model.fit`. Data that do not fit the model are refused at once.
 
+        Args:
+            x: Batches of images or (images, labels): a `tf.data.Dataset`, arrays, a generator, or
+                a `keras.utils.Sequence`.
+            y: Labels, where x are arrays.
+            *args: As for `keras.Model.fit`.
+            **kwargs: As for `keras.Model.fit`; no weights.
+
         Raises:
-            UserError: No labels for the linear head, no views without an augmentation, or labels
-                outside the classes (those of a data set raise InvalidArgumentError on their way).
+            UserError: No labels for the linear head, no views without an augmentation, labels
+                outside the classes, images of another type or out of `value_range`, no batch,
+                weights, or no `compile`. What only a later batch of a data set shows is a
+                `BatchError`, which is an InvalidArgumentError too.
         """
-        self._check_structure(x, y)
-        return super().fit(self._with_checked_labels(x, y, self.lowest_label), y, *args, **kwargs)
+        return fit_call.run(self, "fit", super().fit, (x, y, *args), kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates; see `keras.Model.evaluate`. Labels are checked as in `fit`."""
-        return super().evaluate(self._with_checked_labels(x, y), y, *args, **kwargs)
+        """Evaluates; see `keras.Model.evaluate`. Data are taken and checked as in `fit`."""
+        if kwargs.get("_use_cached_eval_dataset"):  # within `fit`, which has checked them
+            return super().evaluate(x, y, *args, **kwargs)
+        return fit_call.run(self, "evaluate", super().evaluate, (x, y, *args), kwargs)
 
-    def _check_structure(self, x: Any, y: Any) -> None:
-        # Here, not in the step: Keras 2 wraps what a traced step raises.
-        element = getattr(x, "element_spec", None)
-        images, labels = (x, y) if element is None else unpack(element)
-        if self.supervised_head is not None and labels is None:
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Predicts; see `keras.Model.predict`. Data are taken as in `fit`, labels left aside."""
+        return fit_call.run(self, "predict", super().predict, (x, *args), kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Takes one step on arrays; see `keras.Model.train_on_batch`. Checked as in `fit`."""
+        return fit_call.run(self, "train_on_batch", super().train_on_batch, (x, y, *args), kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates arrays; see `keras.Model.test_on_batch`. Checked as in `fit`."""
+        return fit_call.run(self, "test_on_batch", super().test_on_batch, (x, y, *args), kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Predicts for arrays; see `keras.Model.predict_on_batch`. Checked as in `fit`."""
+        return fit_call.run(self, "predict_on_batch", super().predict_on_batch, (x,), {})
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model; images of a wrong type, and eager ones out of range, are refused."""
+        # Views in training are the augmentation's affair.
+        values = not (kwargs.get("training") or (args and args[0]))
+        image_values.check_call(inputs, self.value_range if values else None, values)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def rules(self, call: str) -> fit_data.Rules:
+        """Returns what a call takes.
+
+        Args:
+            call: 'fit', 'evaluate' or 'predict'.
+        """
+        head, rule = self.supervised_head, None
+        if head is not None and call != "predict":
+            lowest = self.lowest_label if call == "fit" else 0
+            rule = LabelRule(int(head.units), lowest)
+        return fit_data.Rules(
+            check=lambda form, labelled: self._check_call(call, form, labelled),
+            labels=rule,
+            value_range=self.value_range,
+            rank=len(tuple(self.encoder.input_shape)),
+        )
+
+    def _check_call(self, call: str, form: str, labelled: bool) -> None:
+        """Raises a UserError where the model can't do a call with such data.
+
+        Args:
+            call: 'fit', 'evaluate' or 'predict'.
+            form: 'images', 'views' or 'canvas'; see `fit_data.Rules`.
+            labelled: Whether labels come with them.
+        """
+        if call == "fit" and self.supervised_head is not None and not labelled:
             raise UserError(
                 f"Expected (images, labels), for a linear head of {self.supervised_head.units} "
                 "classes; received: images alone. Pass labels, or num_classes=None."
             )
-        if self._needs_views() and not isinstance(images, (tuple, list)):
-            raise UserError(
-                "Expected (view1, view2) as the images, since the model has no augmentation; "
-                "received: one array. Pass augment=SimCLRAugment(...)."
-            )
-
-    def _needs_views(self) -> bool:
-        """Whether the data set must deliver pairs of views."""
-        return False
-
-    def _with_checked_labels(self, x: Any, y: Any, lowest: int = 0) -> Any:
-        if self.supervised_head is None:
-            return x
-        return check_labels(x, y, self.supervised_head.units, lowest)
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """Outputs for the images, whether or not labels come with them."""
-        return self(unpack(data)[0], training=False)
+        return self(fit_data.unpack(data)[0], training=False)
 
     def _update(self, results: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Adds results to the running means; returns the means."""
@@ -180,67 +222,12 @@ class StepModel(keras.Model):
         return cls(**deserialize_parts(config, custom_objects))
 
 
-def unpack(data: Any) -> tuple[Any, tf.Tensor | None]:
-    """Returns (images, labels or None) of what `fit` hands to a step.
-
-    `(view1, view2)` alone would read as (images, labels): views come as `((view1, view2),)` or
-    `((view1, view2), labels)`.
-    """
-    if not isinstance(data, (tuple, list)):
-        return data, None
-    if len(data) == 1:
-        return data[0], None
-    if len(data) == 2:
-        return data[0], data[1]
-    raise UserError(
-        f"Expected batches of images or (images, labels); received: a tuple of {len(data)}. "
-        "Sample weights are not supported: filter the data set instead."
-    )
-
-
-def class_ids(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """Returns int32 class ids (N,) of labels (N,), (N, 1) or one-hot (N, num_classes)."""
-    labels = tf.convert_to_tensor(labels)
-    if labels.shape.rank == 2 and labels.shape[-1] == num_classes and num_classes > 1:
-        labels = tf.argmax(labels, -1)
-    return tf.cast(tf.reshape(labels, [-1]), tf.int32)
-
-
-def check_labels(data: Any, labels: Any, num_classes: int, lowest: int = 0) -> Any:
-    """Returns the data set, made to stop at a label outside [lowest, num_classes).
-
-    The check runs in the input pipeline: a GPU would have to wait for it at every step.
-
-    Args:
-        data: What `fit` was given: a data set, or arrays.
-        labels: The labels that go with arrays, or None.
-        num_classes: Classes of the linear head.
-        lowest: -1 where that stands for "no label", else 0.
-
-    Raises:
-        UserError: An array holds such a label; a data set raises InvalidArgumentError on its way.
-    """
-    message = (
-        f"Expected labels in [{lowest}, {num_classes}), the classes of the linear head; "
-        "received others. Pass the right num_classes or mend the labels."
-    )
-    if labels is not None and not isinstance(data, tf.data.Dataset):
-        ids = class_ids(labels, num_classes).numpy()
-        if ids.size and not (ids.min() >= lowest and ids.max() < num_classes):
-            raise UserError(message)
-    if not isinstance(data, tf.data.Dataset):
-        return data
-    spec = data.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2:
-        return data
-
-    def checked(images: Any, labels: Any) -> tuple[Any, Any]:
-        ids = class_ids(labels, num_classes)
-        inside = tf.logical_and(ids >= lowest, ids < num_classes)
-        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(inside), [message])]):
-            return images, tf.identity(labels)
-
-    return data.map(checked, num_parallel_calls=tf.data.AUTOTUNE)
+def _check_range_of_ours(value_range: image_values.Range | None) -> None:
+    if value_range is None or value_range[0] < 0 or value_range[1] > 1:
+        raise UserError(
+            f"Expected value_range within (0.0, 1.0), to which SimCLRAugment clips its views; "
+            f"received: {value_range}. Pass an augmentation of your own for images of other values."
+        )
 
 
 def set_up_decay(
@@ -298,8 +285,13 @@ def current_learning_rate(optimizer: Any) -> tf.Tensor:
 
 
 def accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the share of rows whose largest logit is the label's, a float32 scalar."""
-    hits = tf.argmax(logits, -1, output_type=tf.int32) == tf.cast(labels, tf.int32)
+    """Returns the share of rows whose largest logit is the label's, a float32 scalar.
+
+    Args:
+        labels: Class ids (N,), or probabilities (N, classes), of which the largest counts.
+        logits: (N, classes).
+    """
+    hits = tf.argmax(logits, -1, output_type=tf.int32) == class_ids(labels, logits.shape[-1])
     return tf.reduce_mean(tf.cast(hits, tf.float32))
 
 
@@ -318,9 +310,10 @@ def evaluation_metrics() -> dict[str, Any]:
 def update_evaluation(
     metrics: dict[str, Any], labels: tf.Tensor, logits: tf.Tensor, decay: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """Adds one batch of labels (N,) and logits (N, classes); returns the results so far."""
-    metrics["label_top_1_accuracy"].update_state(labels, logits)
-    metrics["label_top_5_accuracy"].update_state(labels, logits)
+    """Adds a batch of labels (N,) or (N, classes) and logits (N, classes); returns the results."""
+    ids = class_ids(labels, logits.shape[-1])
+    metrics["label_top_1_accuracy"].update_state(ids, logits)
+    metrics["label_top_5_accuracy"].update_state(ids, logits)
     metrics["regularization_loss"].update_state(decay)
     metrics["eval_supervised_loss"].update_state(supervised_loss(labels, logits, per_example=True))
     results = {name: metric.result() for name, metric in metrics.items()}

@@ -27,12 +27,13 @@ from simclr_tf.devices import make_strategy
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
 from simclr_tf.finite import failure
+from simclr_tf.fit_data import checked_dataset
 from simclr_tf.gradient_cache import check_micro_batch_size
 from simclr_tf.json_files import write_json
 from simclr_tf.model import SimCLR
+from simclr_tf.pipeline_errors import in_one_line
 from simclr_tf.process_state import isolated
 from simclr_tf.schedules import get_train_steps
-from simclr_tf.steps import check_labels
 from simclr_tf.stored_weights import newest_checkpoint, read_step
 from simclr_tf.writers import Writer
 
@@ -354,14 +355,10 @@ class Run:
 
         if self.strategy.num_replicas_in_sync == 1:
             return dataset()
-        head = self.model.supervised_head
 
         def checked(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            # `fit` checks the labels of a data set, but cannot look into a distributed one.
-            data = dataset(context)
-            if head is None:
-                return data
-            return check_labels(data, None, head.units, self.model.lowest_label)
+            # `fit` checks the batches of a data set, but cannot look into a distributed one.
+            return checked_dataset(dataset(context), self.model.rules("fit"))
 
         return self.strategy.distribute_datasets_from_function(checked)
 
@@ -524,13 +521,5 @@ class Run:
 @contextlib.contextmanager
 def _data_errors(source: ImageSource) -> Iterator[None]:
     """Turns an error that the data caused inside a TensorFlow step into one line."""
-    try:
-        with source.user_errors():
-            yield
-    except tf.errors.OpError as error:
-        text = str(error)
-        start, last_words = text.find("Expected labels in ["), "mend the labels."
-        if start < 0:
-            raise
-        end = text.find(last_words, start) + len(last_words)
-        raise UserError(text[start:end]) from error
+    with in_one_line(), source.user_errors():
+        yield

@@ -21,7 +21,9 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     for row in (
         # What everything may use.
         "errors compat contrastive_blocks examples atomic_file quiet writers collected",
-        "tf_hub_export outputs json_files process_state finite transparency datasets.own_folders",
+        "tf_hub_export outputs json_files process_state finite transparency datasets.own_folders"
+        " pipeline_errors",
+        "image_values labels",
         "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
         " tf_hub_export.tflite tf_hub_export.onnx_file examples.pictures",
         # Pure functions and layers, one idea each.
@@ -39,6 +41,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         " projector",
         "host_augment datasets stored_weights compiled_views",
         "augment",
+        "fit_data",
+        "fit_call",
         # What feeds a model and what one step does.
         "data steps",
         "gradient_cache extraction tf_hub_export.signatures",

@@ -10,17 +10,7 @@ from tensorflow import keras
 
 from simclr_tf import transparency
 from simclr_tf.errors import UserError
-
-# Beyond rounding; resizing with overshoot is the user's to clip.
-_SLACK = 1e-3
-_TOO_LARGE = (
-    "Expected images in [0, 1]; received: values up to {} (near 255: uint8 values). "
-    "Divide them by 255."
-)
-_TOO_SMALL = (
-    "Expected images in [0, 1]; received: values down to {} (below 0: standardised, or scaled to "
-    "[-1, 1]). Pass RGB in [0, 1] as it is."
-)
+from simclr_tf.image_values import UNIT_RANGE, Range, check_values, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +23,13 @@ class InputContract:
             brought to it. None for inputs that are no images of two dimensions.
         transparent: What shows through transparent pixels of encoded images: white, black, keep
             or mean, as in training.
+        value_range: Lowest and highest value; None: any.
     """
 
     shape: tuple[int | None, ...]
     image_size: tuple[int, int] | None
     transparent: str = transparency.DEFAULT
+    value_range: Range | None = UNIT_RANGE
 
     @property
     def channels(self) -> int:
@@ -53,7 +45,11 @@ class InputContract:
             height, width = self.image_size
             others = "are" if None in self.shape[1:-1] else "are not"
             size = f"; made for {height} x {width} pixels, other sizes {others} taken"
-        return f"float32, {colours}, values in [0, 1], shape ({shape}){size}"
+        values = "any values"
+        if self.value_range is not None:
+            low, high = self.value_range
+            values = f"values in [{low:g}, {high:g}]"
+        return f"float32, {colours}, {values}, shape ({shape}){size}"
 
 
 def input_contract(
@@ -73,8 +69,9 @@ def input_contract(
     transparent = transparent or transparency.DEFAULT
     transparency.check_transparent(transparent)
     shape = tuple(model.encoder.input_shape)
+    value_range = getattr(model, "value_range", UNIT_RANGE)
     if len(shape) != 4:
-        return InputContract(shape, None, transparent)
+        return InputContract(shape, None, transparent, value_range)
     sides: Any = image_size or getattr(model.augment, "options", {}).get("image_size")
     if sides is None:
         first = next((w for w in model.encoder.weights if len(w.shape) == 4), None)
@@ -82,7 +79,7 @@ def input_contract(
         sides = 32 if is_ours and first is not None and first.shape[0] == 3 else 224
     height, width = (sides, sides) if isinstance(sides, int) else sides
     size = (int(shape[1] or height), int(shape[2] or width))
-    return InputContract(shape, size, transparent)
+    return InputContract(shape, size, transparent, value_range)
 
 
 def check_images(
@@ -121,17 +118,11 @@ def check_images(
             f"Expected images of {sides[0]} x {sides[1]} pixels; received: {images.shape[1]} x "
             f"{images.shape[2]}. Resize them."
         )
-    images = tf.cast(images, tf.float32)
-    high, low = float(tf.reduce_max(images)), float(tf.reduce_min(images))
-    if not high <= 1 + _SLACK:  # nan too
-        raise UserError(_TOO_LARGE.format(f"{high:g}"))
-    if not low >= -_SLACK:
-        raise UserError(_TOO_SMALL.format(f"{low:g}"))
-    return images
+    if images.shape.num_elements():
+        check_values(images)
+    return tf.cast(images, tf.float32)
 
 
-def assert_range(images: tf.Tensor) -> None:
-    """Adds assertions that values lie in [0, 1]; in a `tf.function` they run by themselves."""
-    high, low = tf.reduce_max(images), tf.reduce_min(images)
-    tf.debugging.Assert(high <= 1 + _SLACK, [_TOO_LARGE.format("the number below"), high])
-    tf.debugging.Assert(low >= -_SLACK, [_TOO_SMALL.format("the number below"), low])
+def assert_range(images: tf.Tensor, contract: InputContract) -> tf.Tensor:
+    """Returns the images of a graph; values out of the contract's range do not pass."""
+    return checked(images, contract.value_range)

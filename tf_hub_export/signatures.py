@@ -25,9 +25,9 @@ def make_signatures(forward: Endpoints, contract: InputContract) -> dict[str, An
     | `features_training` | `images` | the same, batch norm in training mode |
     | `serving_bytes` | `image_bytes`: (N,) encoded JPEG or PNG | `features` (N, d) |
 
-    Those that take `images` check that values lie in [0, 1]. `serving_bytes` decodes, crops the
-    centre and resizes as an evaluation does (at most 32 pixels: without crop); it is there for
-    images of one or three channels. A PNG's opacity is treated as in training
+    Those that take `images` check that values lie in the contract's range. `serving_bytes` decodes,
+    crops the centre and resizes as an evaluation does (at most 32 pixels: without crop); it is
+    there for images of one or three channels. A PNG's opacity is treated as in training
     (`contract.transparent`), before resizing. TensorFlow's operations do not apply an EXIF
     orientation, decode no WebP, and do not see the transparent index of a GIF.
 
@@ -46,17 +46,17 @@ def make_signatures(forward: Endpoints, contract: InputContract) -> dict[str, An
 
     @tf.function(input_signature=[spec], autograph=False)
     def serving_default(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        assert_range(images)
+        images = assert_range(images, contract)
         return dict(forward(images, False))
 
     @tf.function(input_signature=[spec], autograph=False)
     def features(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        assert_range(images)
+        images = assert_range(images, contract)
         return features_of(images, False)
 
     @tf.function(input_signature=[spec], autograph=False)
     def features_training(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        assert_range(images)
+        images = assert_range(images, contract)
         return features_of(images, True)
 
     signatures = {

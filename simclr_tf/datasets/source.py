@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from simclr_tf import image_values
 from simclr_tf.errors import UserError
 
 _GRAPH_SEED = 87654321  # TensorFlow's own, where no global seed is set
@@ -251,11 +252,14 @@ class InMemorySource(IndexedSource):
     """Decoded images in memory.
 
     Args:
-        images: array (N, h, w, c), uint8 or float32 in [0, 1], or a list of N such images of
+        images: array (N, h, w, c), uint8, uint16 or float in [0, 1], or a list of N such images of
             different sizes.
         labels: int class ids (N,), or None.
         sizes: int32 (N, 2), the original heights and widths, where they are not those of `images`.
         **description: `name`, `split`, `num_classes`, `class_names`.
+
+    Raises:
+        UserError: images of another type or out of range.
 
     Example:
         >>> InMemorySource(np.zeros((8, 28, 28, 3), np.uint8), None, name="zeros", split="train")
@@ -280,6 +284,10 @@ class InMemorySource(IndexedSource):
             **description,
         )
         self.decodes_batches = stacked
+        for part in [images] if stacked else images:
+            image_values.check_values(part)
+        if isinstance(images, np.ndarray) and images.dtype.kind == "f":
+            images = images.astype(np.float32)
         self._dtype = tf.as_dtype(images[0].dtype)
         # On the host on purpose: the images may be larger than the device's memory.
         with tf.device("CPU:0"):
@@ -377,23 +385,26 @@ def shuffle_for_epoch(
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
-    """Returns a uint8 image; a float image is taken to be in [0, 1] and rounded."""
+    """Returns a uint8 image: others are brought to [0, 1] by their type, clipped and rounded."""
     if image.dtype == tf.uint8:
         return image
-    return tf.cast(tf.clip_by_value(tf.round(image * 255.0), 0.0, 255.0), tf.uint8)
+    scaled = tf.round(image_values.to_float(image) * 255.0)
+    return tf.cast(tf.clip_by_value(scaled, 0.0, 255.0), tf.uint8)
 
 
 def resize_to_uint8(image: tf.Tensor, side: int) -> tf.Tensor:
     """Squashes images to (side, side): bicubic with antialiasing, rounded and clipped to uint8.
 
     Args:
-        image: (h, w, c) or (N, h, w, c), uint8 or float in [0, 1].
+        image: (h, w, c) or (N, h, w, c), uint8, uint16 or float in [0, 1].
         side: height and width in pixels.
 
     Returns:
         uint8 tensor with the same leading and channel dimensions.
     """
-    scale = 1.0 if image.dtype == tf.uint8 else 255.0
-    image = tf.cast(image, tf.float32) * scale
+    if image.dtype == tf.uint8:
+        image = tf.cast(image, tf.float32)
+    else:
+        image = image_values.to_float(image) * 255.0
     image = tf.image.resize(image, (side, side), method="bicubic", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from simclr_tf import transparency, transparency_ops
+from simclr_tf import image_values, transparency, transparency_ops
 from simclr_tf.datasets.chosen_records import ChosenRecords
 from simclr_tf.datasets.positions import flags_at, on_host
 from simclr_tf.datasets.source import ImageSource, only_at, shuffle_for_epoch
@@ -234,6 +234,7 @@ class TfdsSource(ImageSource):
         else:
             features = self._features.deserialize_example(record)
             image = features[self._image_key]
+        image = image_values.checked(image)
         if image.dtype == tf.uint16:
             image = tf.cast((tf.cast(image, tf.int32) * 255 + 32767) // 65535, tf.uint8)
         if image.shape[-1] == 1:

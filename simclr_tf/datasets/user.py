@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from simclr_tf import image_values
 from simclr_tf.datasets.positions import flags_at, keep_flagged, on_host
 from simclr_tf.datasets.source import ImageSource, only_at, shuffle_for_epoch
 from simclr_tf.errors import UserError
@@ -30,8 +31,9 @@ def source_from_dataset(
 
     Args:
         dataset: elements `(image, label)`, `image`, `(image,)` or
-            `{"image": ..., "label": ...}`; image (h, w, c), uint8 or float in [0, 1]; label an
-            integer scalar. It must give the same elements each time to resume exactly.
+            `{"image": ..., "label": ...}`; image (h, w, c), uint8, uint16 or float in
+            [0, 1]; label an integer scalar. It must give the same elements each time to
+            resume exactly.
         num_classes: number of classes; needed where there are labels.
         num_examples: number of images, where the data set does not know its own.
         class_names: names by class id.
@@ -59,14 +61,14 @@ def source_from_dataset(
         len(parts) == 2
         and isinstance(image, tf.TensorSpec)
         and image.shape.rank == 3
-        and (image.dtype == tf.uint8 or image.dtype.is_floating)
+        and (image.dtype in (tf.uint8, tf.uint16) or image.dtype.is_floating)
         and (label is None or (isinstance(label, tf.TensorSpec) and label.dtype.is_integer))
         and (label is None or label.shape.rank == 0)
     )
     if not valid:
         raise UserError(
             "Expected unbatched elements (image, label) or image, image (height, width, channels) "
-            f"uint8 or float, label an integer; received: {spec}. A batched data set needs "
+            f"uint8, uint16 or float, label an integer; received: {spec}. A batched data set needs "
             ".unbatch()."
         )
     if label is not None and num_classes is None:
@@ -116,7 +118,7 @@ class UserSource(ImageSource):
         del min_side, replace_bad
         image = key["image"]
         if image.dtype.is_floating:
-            image = tf.cast(image, tf.float32)
+            image = tf.cast(image_values.checked(image), tf.float32)
         example = {"image": image, "size": tf.shape(image)[:2], "ok": tf.constant(True)}
         if self.labelled:
             example["label"] = tf.cast(key["label"], tf.int64)
