@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments.add_argument(
         "--mixed_precision",
-        choices=("none", "bfloat16"),
-        help="of the step; the baseline stays float32",
+        choices=("none", "bfloat16", "float16", "auto"),
+        help="of our step, timed in float32 too; the baseline stays float32",
     )
     arguments.add_argument(
         "--jit_compile", action="store_true", default=None, help="XLA for our step"

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from simclr_tf import precision
 from simclr_tf.augment import SimCLRAugment, host_views
+from simclr_tf.baseline_step import DIMENSIONS, make_baseline_step
+from simclr_tf.compat import KERAS_3, build_optimizer
 from simclr_tf.heads import ProjectionHead
 from simclr_tf.losses import nt_xent
 from simclr_tf.model import SimCLR
 from simclr_tf.optimizers import LARS
-from simclr_tf.process_state import isolated, policy_name
+from simclr_tf.process_state import isolated
+from simclr_tf.processor import describe_cpu
 from simclr_tf.resnet import ResNet
 
-_DIMENSIONS = 128
+NUM_CLASSES = 10
 BATCHES = 8  # enough that starting a pipeline does not count
 # As the release's users prepare ImageNet: sources larger than the views by 10/7.
 _SOURCE = 10 / 7
@@ -115,7 +120,7 @@ def loss(images: int, seconds: float) -> list[str]:
     Returns:
         Lines to print; memory is what similarities and their gradient take at once, by count.
     """
-    hidden = tf.constant(np.random.RandomState(0).randn(2 * images, _DIMENSIONS).astype("float32"))
+    hidden = tf.constant(np.random.RandomState(0).randn(2 * images, DIMENSIONS).astype("float32"))
 
     def side(block_size: int) -> Callable[[], tf.Tensor]:
         @tf.function
@@ -129,7 +134,7 @@ def loss(images: int, seconds: float) -> list[str]:
 
     block = max(1, min(images, 2**20 // images))
     times = in_turn({"all at once": side(0), f"blocks of {block}": side(block)}, seconds)
-    title = f"NT-Xent of {2 * images} embeddings of {_DIMENSIONS} dimensions, with gradient"
+    title = f"NT-Xent of {2 * images} embeddings of {DIMENSIONS} dimensions, with gradient"
     return table(title, times, images, "images/s")
 
 
@@ -143,12 +148,15 @@ def training_step(
 ) -> list[str]:
     """Images a second of a whole training step, views made already, beside a lean Keras step.
 
+    Both sides train the same network; see `simclr_tf.baseline_step`. The baseline is always
+    float32; with mixed precision our own step is timed in float32 too.
+
     Args:
         image_size: Side of the images in pixels.
         batch_size: Images a step; the network sees twice as many views.
         seconds: About how long each side is timed.
         width_multiplier: Of the ResNet-18 with the stem for small images.
-        mixed_precision: `none` or `bfloat16`, for our step.
+        mixed_precision: `none`, `bfloat16`, `float16` or `auto`, for our step.
         jit_compile: Whether our step is compiled by XLA.
 
     Returns:
@@ -157,29 +165,69 @@ def training_step(
     random = np.random.RandomState(0)
     shape = (batch_size, image_size, image_size, 3)
     pair = tuple(tf.constant(random.rand(*shape).astype("float32")) for _ in range(2))
-    labels = tf.constant(random.randint(0, 10, batch_size))
-    with isolated("float32"):
-        baseline = _lean_step(width_multiplier, image_size)
+    labels = tf.constant(random.randint(0, NUM_CLASSES, batch_size))
     views = tf.concat(pair, 0)
-    policy = policy_name(mixed_precision)
-    with isolated(policy):
-        model = SimCLR(
-            ResNet(18, width_multiplier, cifar_stem=image_size <= 32),
-            ProjectionHead(),
-            num_classes=10,
+    lines = [f"{describe_cpu()}; TensorFlow {tf.__version__}"]
+    if mixed_precision == "auto":
+        mixed_precision, reason = precision.choose()
+        lines.append(f"--mixed_precision=auto: {mixed_precision} ({reason})")
+
+    sides: dict[str, Callable[[], Any]] = {}
+    counts: dict[str, int] = {}
+    # Keras 3's own batch norm is not fused; the second row says how much of our ratio that is.
+    for fused in (False, True) if KERAS_3 else (False,):
+        step, network = make_baseline_step(width_multiplier, image_size, NUM_CLASSES, fused)
+        name = "lean Keras, float32" + (", fused batch norm" if fused else "")
+        sides[name] = partial(step, views, labels)
+        counts[name] = parameter_count(network)
+    suffix = ", XLA" if jit_compile else ""
+    model = None
+    for each in dict.fromkeys(("none", mixed_precision)):
+        model = make_simclr(width_multiplier, image_size, each)
+        name = f"simclr_tf, {precision.policy_name(each)}{suffix}"
+        sides[name] = tf.function(
+            partial(model.train_step, (pair, labels)), jit_compile=jit_compile
         )
-        model.compile(optimizer=LARS(0.1, weight_decay=1e-6))
-        model.optimizer.build(model.trainable_variables)
-        ours = tf.function(lambda: model.train_step((pair, labels)), jit_compile=jit_compile)
-        name = f"simclr_tf, {policy}" + (", XLA" if jit_compile else "")
-        times = in_turn({"lean Keras, float32": lambda: baseline(views), name: ours}, seconds)
+        counts[name] = parameter_count(model)
+    times = in_turn(sides, seconds)
+
     title = f"training step, ResNet-18, {image_size} pixels, {batch_size} images"
-    lines = table(title, times, batch_size, "images/s")
+    lines += table(title, times, batch_size, "images/s")
+    listed = "; ".join(f"{side} {count:,}" for side, count in counts.items())
+    lines.append(f"trainable parameters: {listed}")
+    if mixed_precision != "none":
+        in_float32 = times[f"simclr_tf, float32{suffix}"][1]
+        lines.append(
+            f"simclr_tf in {mixed_precision} at {in_float32 / times[name][1]:.2f} times the speed "
+            "of simclr_tf in float32 (the baseline is float32)"
+        )
+    assert model is not None
     work = 3 * 2 * batch_size * _forward_flops(model.encoder, image_size)
     peak = _matmul_peak(seconds / 2)
     share = work / times[name][1] / peak
     lines.append(f"convolutions at {share:.0%} of the measured matmul peak, {peak / 1e9:.0f} GF/s")
     return lines
+
+
+def make_simclr(width_multiplier: float, image_size: int, mixed_precision: str = "none") -> SimCLR:
+    """Returns our side of `training_step`, compiled, in a type of its own."""
+    with isolated(precision.policy_name(mixed_precision)):
+        model = SimCLR(
+            ResNet(18, width_multiplier, cifar_stem=image_size <= 32),
+            ProjectionHead(out_dim=DIMENSIONS),
+            num_classes=NUM_CLASSES,
+        )
+        optimizer = LARS(0.1, weight_decay=1e-6)
+        if mixed_precision == "float16":
+            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+        model.compile(optimizer=optimizer)
+        build_optimizer(model.optimizer, model.trainable_variables)
+    return model
+
+
+def parameter_count(model: keras.Model) -> int:
+    """Returns how many numbers a step trains."""
+    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
 def table(title: str, times: dict[str, np.ndarray], count: int, unit: str) -> list[str]:
@@ -193,53 +241,6 @@ def table(title: str, times: dict[str, np.ndarray], count: int, unit: str) -> li
             f"[{low * 1e3:.1f}, {high * 1e3:.1f}]  ratio {first / median:.2f}"
         )
     return lines
-
-
-def _lean_step(width_multiplier: float, image_size: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a contrastive step as one writes it with Keras layers alone: the baseline."""
-
-    def conv(x: Any, filters: int, size: int, strides: int = 1) -> Any:
-        x = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
-        return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
-
-    images = keras.Input((image_size, image_size, 3))
-    x = conv(images, int(64 * width_multiplier), *((3, 1) if image_size <= 32 else (7, 2)))
-    x = keras.layers.ReLU()(x)
-    if image_size > 32:
-        x = keras.layers.MaxPooling2D(3, 2, padding="same")(x)
-    for group in range(4):
-        filters = int(64 * 2**group * width_multiplier)
-        for index in range(2):
-            strides = 2 if group and not index else 1
-            shortcut = conv(x, filters, 1, strides) if not index else x
-            x = keras.layers.ReLU()(conv(x, filters, 3, strides))
-            x = keras.layers.ReLU()(keras.layers.Add()([conv(x, filters, 3), shortcut]))
-    x = features = keras.layers.GlobalAveragePooling2D()(x)
-    for units in (features.shape[-1], features.shape[-1], _DIMENSIONS):
-        if units == _DIMENSIONS:
-            x = keras.layers.Dense(units, use_bias=False)(x)
-        else:
-            x = keras.layers.Dense(units, use_bias=False)(x)
-            x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    model = keras.Model(images, x)
-    optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
-    optimizer.build(model.trainable_variables)
-
-    @tf.function
-    def step(views: tf.Tensor) -> tf.Tensor:
-        rows = views.shape[0]
-        with tf.GradientTape() as tape:
-            z = tf.math.l2_normalize(model(views, training=True), axis=1)
-            logits = tf.matmul(z, z, transpose_b=True) / 0.1 - 1e9 * tf.eye(rows)
-            labels = (tf.range(rows) + rows // 2) % rows
-            value = tf.reduce_mean(
-                tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-            )
-        gradients = tape.gradient(value, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return value
-
-    return step
 
 
 def _forward_flops(encoder: keras.Model, image_size: int) -> float:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf.compat import num_replicas, register
+from simclr_tf.convolution import Conv2D
 
 BATCH_NORM_EPSILON = 1e-5  # the release's
 
@@ -216,7 +217,7 @@ class BlockBuilder:
         if strides > 1 and kernel_size > 1:
             x = pad(x, kernel_size, f"{name}_pad")
         self.release_paths[name] = path
-        return keras.layers.Conv2D(
+        return Conv2D(
             filters,
             kernel_size,
             strides=strides,

@@ -176,8 +176,9 @@ class Config:
     )
     global_bn: bool = _flag(True, "Model", "Batch norm sees the batches of all replicas.")
     mixed_precision: str = _flag(
-        "none", "Model", "Compute type of the layers.", choices=("none", "bfloat16", "float16")
-    )
+        "none", "Model", "Compute type of the layers; auto: the fastest here, or that of the run "
+        "in model_dir.", choices=("none", "bfloat16", "float16", "auto"),
+    )  # fmt: skip
 
     micro_batch_size: int = _flag(
         0, "Model", "Images embedded at a time on each replica, for batches beyond its memory: "

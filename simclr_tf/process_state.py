@@ -43,8 +43,3 @@ def isolated(policy: str | None = None, seed: int | None = None) -> Iterator[Non
         restore_global_seeds(seeds)
         random.setstate(states[0])
         np.random.set_state(states[1])
-
-
-def policy_name(mixed_precision: str) -> str:
-    """Returns Keras's name of a `--mixed_precision` (`none`, `bfloat16` or `float16`)."""
-    return "float32" if mixed_precision == "none" else f"mixed_{mixed_precision}"

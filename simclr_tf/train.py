@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import warnings
@@ -13,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import building, comparing, evaluate, report, run_folder
+from simclr_tf import building, comparing, evaluate, precision, report, run_folder
 from simclr_tf.augment import host_views
 from simclr_tf.callbacks import Checkpoints, Progress, StopOnNotFinite, Summaries
 from simclr_tf.checkpoints import CheckpointStore, LoadReport, load_weights
@@ -81,6 +82,7 @@ class Run:
         if images is not None:
             line = check_folder_apart(images, str(config.model_dir), "--model_dir")
             self.announcements += [line] if line else []
+        config, precision_lines = _settle_precision(config)
         config, taken = run_folder.as_begun(config)
         self.config = config
         self.export_fn = export_fn
@@ -90,7 +92,7 @@ class Run:
                 f"Expected the model_dir of a run to evaluate; {self.model_dir} does not exist. "
                 "Train first, or name another --model_dir."
             )
-        self.announcements += [*taken, *run_folder.open_folder(config)]
+        self.announcements += [*taken, *precision_lines, *run_folder.open_folder(config)]
         self.strategy = make_strategy(
             config.strategy,
             cpu_replicas=config.cpu_replicas,
@@ -101,10 +103,9 @@ class Run:
             master=config.master,
         )
         self.writer = Writer.of(self.strategy)
+        self._warn_of_slow_precision()  # before the seed: its networks draw weights too
         keras.utils.set_random_seed(config.seed)
-        policy = "float32" if config.mixed_precision == "none" else config.mixed_precision
-        policy = policy if policy == "float32" else f"mixed_{policy}"
-        keras.mixed_precision.set_global_policy(policy)
+        keras.mixed_precision.set_global_policy(precision.policy_name(config.mixed_precision))
         self.train_source = self._open(config.train_split)
         self.eval_source = None if config.mode == "train" else self._open(config.eval_split)
         if self.train_source.left_out:
@@ -126,6 +127,21 @@ class Run:
             self.model = self._make_model()
 
     # Building.
+
+    def _warn_of_slow_precision(self) -> None:
+        config = self.config
+        if config.mode == "eval" or not precision.may_be_slow(
+            config.mixed_precision, config.use_tpu or config.strategy == "tpu"
+        ):
+            return
+        config = dataclasses.replace(config, encoder_weights=None)
+        measured = precision.measure_slowdown(
+            lambda: building.make_encoder(config),
+            config.mixed_precision,
+            (config.image_size, config.image_size, 3),
+        )
+        line = precision.slowdown_line(config.mixed_precision, measured)
+        self.announcements += [line] if line else []
 
     def _open(self, split: str) -> ImageSource:
         config = self.config
@@ -516,6 +532,17 @@ class Run:
                 )
                 break
         return results
+
+
+def _settle_precision(config: Config) -> tuple[Config, list[str]]:
+    """Returns the settings with `auto` resolved, which the folder keeps, and what to say."""
+    earlier = run_folder.read_settings(str(config.model_dir))
+    settled, line = precision.resolve(
+        config.mixed_precision,
+        None if earlier is None else earlier.get("mixed_precision", "none"),
+        config.use_tpu or config.strategy == "tpu",
+    )
+    return dataclasses.replace(config, mixed_precision=settled), [line] if line else []
 
 
 @contextlib.contextmanager

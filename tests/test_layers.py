@@ -20,21 +20,21 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         # What everything may use.
-        "errors compat contrastive_blocks examples atomic_file quiet writers collected",
+        "errors compat contrastive_blocks examples atomic_file quiet writers collected processor",
         "tf_hub_export outputs json_files process_state finite transparency datasets.own_folders"
-        " pipeline_errors",
-        "image_values labels",
+        " pipeline_errors devices",
+        "image_values labels precision",
         "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
-        " tf_hub_export.tflite tf_hub_export.onnx_file examples.pictures",
+        " tf_hub_export.tflite tf_hub_export.onnx_file examples.pictures convolution",
         # Pure functions and layers, one idea each.
         "tf_hub_export.model_card commands feature_store"
         " config_checks draws image_ops losses optimizers schedules blocks endpoints"
-        " applications keras_cv_backbones devices exported"
+        " applications keras_cv_backbones exported"
         " datasets.decoding datasets.positions datasets.source datasets.splits"
         " transparency_ops",
         "config resnet heads color_ops extra_views feature_files tf_hub_export.comparison"
         " datasets.folder_layout datasets.mnist datasets.chosen_records datasets.user"
-        " datasets.labelled",
+        " datasets.labelled baseline_step",
         # Where images come from, what a view is, what turns images into features.
         "augment_options encoders datasets.folder datasets.tfds_source run_folder architecture"
         " datasets.apart"
@@ -68,7 +68,7 @@ KNOW_CONFIG = {"config_checks", "run_folder", "building", "comparing", "train", 
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
     "", "errors", "atomic_file", "json_files", "quiet", "commands", "outputs", "transparency",
-    "config_checks", "config", "run", "import_release", "benchmark",
+    "config_checks", "config", "run", "import_release", "benchmark", "processor",
     "embed", "feature_store", "feature_files", "projector",
     "examples", "examples.retrieve", "examples.segment",
     "tf_hub_export", "tf_hub_export.__main__", "tf_hub_export.atomic", "tf_hub_export.onnx_file",
