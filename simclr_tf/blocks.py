@@ -15,7 +15,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.compat import num_replicas, register
+from simclr_tf import replicas
+from simclr_tf.compat import register
 from simclr_tf.convolution import Conv2D
 
 BATCH_NORM_EPSILON = 1e-5  # the release's
@@ -37,13 +38,30 @@ def local_batch_statistics() -> Iterator[None]:
         _tracing.local = before
 
 
+@contextlib.contextmanager
+def batch_that_counts(mask: tf.Tensor | None) -> Iterator[None]:
+    """Layers traced within leave a replica out of their statistics that has no images.
+
+    Args:
+        mask: (N,) bool, all False where the rows only stand for images that the replica has not
+            got; None: all are images.
+    """
+    before = getattr(_tracing, "counts", None)
+    _tracing.counts = None if mask is None else tf.reduce_any(mask)
+    try:
+        yield
+    finally:
+        _tracing.counts = before
+
+
 @register
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalisation over the last axis, optionally over the images of all replicas.
 
     One replica uses TensorFlow's fused kernel (float32 statistics, also under mixed precision),
     with the biased variance in the moving average as the release has it. With `synchronized` and
-    several replicas, the first and second moments are averaged over replicas.
+    several replicas, the moments are those of the images of all replicas, however many each has.
+    Without, a replica that has no images leaves its moving averages as they are.
 
     Keras's own layer is not used as it is: Keras 2.15 drops `synchronized` from `get_config` and
     Keras 3 computes unfused and in float32.
@@ -82,9 +100,9 @@ class BatchNorm(keras.layers.BatchNormalization):
         scale = _as_float32(self.gamma) if self.scale else tf.ones([channels], float_type)
         offset = _as_float32(self.beta) if self.center else tf.zeros([channels], float_type)
         local = getattr(_tracing, "local", False)
-        if training and self.synchronized and num_replicas() > 1 and not local:
-            mean, variance = _moments_over_replicas(inputs)
-            self._move(mean, variance)
+        if training and self.synchronized and replicas.several() and not local:
+            mean, variance, count = _moments_over_replicas(inputs)
+            self._move(mean, variance, count, replicas_agree=True)
             return _normalize(inputs, mean, variance, scale, offset, self.epsilon)
         # The fused kernel takes images; a batch of vectors is a batch of 1 x 1 images.
         is_vector = inputs.shape.rank == 2
@@ -102,14 +120,27 @@ class BatchNorm(keras.layers.BatchNormalization):
         if training:
             # The kernel reports the unbiased variance; the release averages the biased one.
             count = tf.cast(tf.reduce_prod(tf.shape(images)[:3]), float_type)
-            self._move(mean, variance * (count - 1.0) / count)
+            self._move(mean, variance * (count - 1.0) / count, count)
         return outputs[:, 0, 0, :] if is_vector else outputs
 
-    def _move(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
-        """Moves the moving statistics towards those of a batch, each of shape (channels,)."""
+    def _move(
+        self,
+        mean: tf.Tensor,
+        variance: tf.Tensor,
+        count: tf.Tensor,
+        replicas_agree: bool = False,
+    ) -> None:
+        """Moves the moving statistics towards those of a batch, each of shape (channels,).
+
+        `count` is the values that they were taken over: of none the kernel reports NaN.
+        """
+        some = count > 0
+        counts = getattr(_tracing, "counts", None)
+        if counts is not None and not replicas_agree:
+            some = tf.logical_and(some, counts)
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             current = tf.convert_to_tensor(moving)
-            value = tf.cast(value, current.dtype)
+            value = tf.where(some, tf.cast(value, current.dtype), current)
             moving.assign(current * self.momentum + value * (1.0 - self.momentum))
 
     def get_config(self) -> dict[str, Any]:
@@ -120,14 +151,26 @@ def _as_float32(variable: Any) -> tf.Tensor:
     return tf.cast(tf.convert_to_tensor(variable), tf.float32)
 
 
-def _moments_over_replicas(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns mean and biased variance, each (channels,), over the images of all replicas."""
+def _moments_over_replicas(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns mean and biased variance, each (channels,), over all replicas, and how many values.
+
+    Sums are reduced, and divided once: replicas need not hold as many images, or any.
+    """
     values = tf.cast(inputs, tf.float32)
     axes = list(range(values.shape.rank - 1))
-    moments = tf.stack([tf.reduce_mean(values, axes), tf.reduce_mean(tf.square(values), axes)])
-    context = tf.distribute.get_replica_context()
-    mean, mean_of_squares = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.MEAN, moments))
-    return mean, tf.maximum(mean_of_squares - tf.square(mean), 0.0)
+    count = tf.cast(tf.reduce_prod(tf.shape(values)[:-1]), tf.float32)
+    sums = [tf.reduce_sum(values, axes), tf.reduce_sum(tf.square(values), axes), count[tf.newaxis]]
+    channels = values.shape[-1]
+    own = tf.concat(sums, 0)
+    counts = getattr(_tracing, "counts", None)
+    if counts is not None:
+        own = tf.where(counts, own, 0.0)
+    total, total_squares, counts = tf.split(
+        replicas.sum_over_replicas(own), [channels, channels, 1]
+    )
+    some = tf.maximum(counts, 1.0)
+    mean = total / some
+    return mean, tf.maximum(total_squares / some - tf.square(mean), 0.0), counts[0]
 
 
 def _normalize(

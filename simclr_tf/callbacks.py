@@ -214,7 +214,7 @@ class Checkpoints(StepCallback):
 
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
         if self._is_due(step):
-            self._store.save()
+            self._store.save(step)
 
 
 def trim_csv(path: str, last_step: int) -> None:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf.architecture import Architecture
-from simclr_tf.compat import optimizer_variables, raw_variable, short_name
+from simclr_tf.compat import batches_taken, optimizer_variables, raw_variable, short_name
 from simclr_tf.errors import UserError
 from simclr_tf.finite import failure, not_finite
 from simclr_tf.stored_weights import VALUE, StoredWeights, all_checkpoints, newest_checkpoint
@@ -258,15 +258,17 @@ class CheckpointStore:
             sick.append(prefix)
         return None, sick
 
-    def save(self) -> str:
-        """Writes a checkpoint at the optimizer's step; returns its prefix.
+    def save(self, step: int) -> str:
+        """Writes a checkpoint; returns its prefix.
+
+        Args:
+            step: Batches that the run has trained on. The run counts them: an optimizer need not
+                count a step that float16's loss scale skips.
 
         Raises:
             NotFiniteError: A weight or the optimizer's state is NaN or infinite: nothing is
                 written, so that no healthy checkpoint gives way to it.
         """
-        # By way of a tensor: a variable of several replicas is no array.
-        step = int(tf.convert_to_tensor(raw_variable(self._optimizer.iterations)))
         bad = not_finite({**model_variables(self._model), **self._state})
         if bad is not None:
             rate = getattr(self._optimizer, "inner_optimizer", self._optimizer).learning_rate
@@ -300,14 +302,15 @@ class CheckpointStore:
                     "start a new model_dir with --checkpoint."
                 )
             variable.assign(stored.tensor(key))
-        self._optimizer.iterations.assign(stored.step)
+        # The schedule and the views go on from there.
+        batches_taken(self._optimizer).assign(stored.step)
         return stored.step
 
 
 def _state_of(optimizer: Any) -> list[Any]:
     """The optimizer's variables but step counter and learning rate, in a stable order."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    skip = {id(raw_variable(inner.iterations))}
+    skip = {id(raw_variable(batches_taken(inner)))}
     rate = getattr(inner, "_learning_rate", None)
     if rate is not None:
         skip.add(id(raw_variable(rate)))

@@ -87,6 +87,32 @@ def unscaled_gradients(optimizer: Any, gradients: Iterable[Any]) -> list[Any]:
     return list(inner(list(gradients)) if inner is not None else gradients)
 
 
+def apply_gradients(optimizer: Any, pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Applies gradients and counts the step, also one that a loss scale skips.
+
+    Keras 3's LossScaleOptimizer leaves `iterations` where they are when a float16 gradient
+    overflows, Keras 2's moves them on. A step that does not count would be taken again by a run
+    that resumes, never be reached by an evaluation that waits for it, and draw the same views.
+    """
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if not KERAS_3 or inner is None:
+        optimizer.apply_gradients(pairs)
+        return
+    counter = inner._iterations
+    before = tf.identity(tf.convert_to_tensor(counter))
+    optimizer.apply_gradients(pairs)
+    counter.assign(before + 1)
+
+
+def batches_taken(optimizer: Any) -> Any:
+    """Returns the variable that counts the batches an optimizer was given.
+
+    `iterations` of Keras 3 stand still while gradients are accumulated over batches.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return inner._iterations if KERAS_3 else inner.iterations
+
+
 def replica_logs(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Returns step logs in the shape that `fit` can reduce.
 

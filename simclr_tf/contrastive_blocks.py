@@ -16,6 +16,8 @@ import tensorflow as tf
 
 # Similarities of one kind in one block: 4 MB each stay in a processor's cache or near it.
 _BLOCK_ELEMENTS = 2**20
+# Finite, unlike minus infinity, so that no difference of two is undefined; its exp is zero.
+MASKED = -1e9
 
 
 class RowStatistics(NamedTuple):
@@ -59,6 +61,7 @@ def row_statistics(
     all_second: tf.Tensor,
     labels: tf.Tensor,
     block_size: int | tf.Tensor,
+    mask: tf.Tensor | None = None,
 ) -> RowStatistics:
     """Returns the losses of NT-Xent's rows and the metrics of the same rows.
 
@@ -69,6 +72,7 @@ def row_statistics(
         all_second: (M, d).
         labels: (N,) int32 in [0, M): where this replica's images are among all.
         block_size: Images whose two rows are computed at a time, >= 1.
+        mask: (M,) bool, False for images that are nobody's negatives; None: all are.
 
     Returns:
         A `RowStatistics`; gradients of `first` and `second` reach the four inputs.
@@ -82,6 +86,7 @@ def row_statistics(
     """
     blocks = _Blocks(tf.shape(first)[0], block_size)
     places = blocks.split(tf.stack([labels, labels], axis=1))  # (blocks, B, 2)
+    penalty = None if mask is None else tf.tile(tf.where(mask, 0.0, MASKED), [2])  # (2M,)
 
     @tf.custom_gradient
     def statistics(*inputs: tf.Tensor) -> tuple[Any, Any]:
@@ -91,7 +96,7 @@ def row_statistics(
 
         def forward(index: tf.Tensor, *kept: tf.TensorArray) -> list[Any]:
             own = _rows(places, index)
-            reduced = _reduce(*_similarities(_rows(queries, index), keys, own), own[::2])
+            reduced = _reduce(*_similarities(_rows(queries, index), keys, own, penalty), own[::2])
             pairs = zip(kept, reduced, strict=True)
             return [index + 1, *(array.write(index, rows) for array, rows in pairs)]
 
@@ -105,7 +110,7 @@ def row_statistics(
 
             def step(index: tf.Tensor, written: tf.TensorArray, of_keys: tf.Tensor) -> list[Any]:
                 query, weight = _rows(queries, index), _column(weights, index)
-                negatives, *_ = _similarities(query, keys, _rows(places, index))
+                negatives, *_ = _similarities(query, keys, _rows(places, index), penalty)
                 share = tf.exp(negatives - _column(largest, index))  # (2B, 2M)
                 of_keys += tf.matmul(share, query * weight, transpose_a=True)
                 return [index + 1, written.write(index, tf.matmul(share, keys) * weight), of_keys]
@@ -133,7 +138,8 @@ class _Blocks:
     def __init__(self, count: tf.Tensor, size: int | tf.Tensor) -> None:
         self.count = count
         self.size = size
-        self.blocks = (count + size - 1) // size
+        # One at least, all filled up: of no blocks a TensorArray could not tell the shape.
+        self.blocks = tf.maximum(1, (count + size - 1) // size)
 
     def split(self, rows: tf.Tensor) -> tf.Tensor:
         missing = self.blocks * self.size - self.count
@@ -162,7 +168,7 @@ class _Blocks:
 
 
 def _similarities(
-    query: tf.Tensor, keys: tf.Tensor, own: tf.Tensor
+    query: tf.Tensor, keys: tf.Tensor, own: tf.Tensor, penalty: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the similarities of one block of B images.
 
@@ -170,6 +176,7 @@ def _similarities(
         query: (2B, d), both views of an image after each other.
         keys: (2M, d), all first views before all second views.
         own: (2B,) where each row's image is among the M.
+        penalty: (2M,) added to the similarities with each key; None: nothing.
 
     Returns:
         (2B, 2M), with -inf for a view with itself and for the positives; the positives, (2B,); and
@@ -180,6 +187,8 @@ def _similarities(
     itself = tf.stack([rows, own + view * images], axis=1)
     other_view = tf.stack([rows, own + (1 - view) * images], axis=1)
     every = tf.matmul(query, keys, transpose_b=True)
+    if penalty is not None:
+        every += penalty
     positive = tf.gather_nd(every, other_view)
     between = tf.reshape(every, [-1, 2, 2, images])[:, 0, 1]
     # A scatter: a mask would be as large as the similarities. And last, so that it is in place.

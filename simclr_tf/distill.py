@@ -8,8 +8,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import fit_data, steps
-from simclr_tf.compat import register, replica_logs
+from simclr_tf import fit_data, padding, replicas, steps
+from simclr_tf.blocks import batch_that_counts
+from simclr_tf.compat import batches_taken, register, replica_logs
 from simclr_tf.errors import UserError
 from simclr_tf.exported import ExportedModel
 from simclr_tf.finetune import Classifier
@@ -38,8 +39,16 @@ def distillation_loss(
     Example:
         >>> distillation_loss(tf.zeros([2, 4]), tf.zeros([2, 4]))  # log(4)
     """
+    return tf.reduce_mean(distillation_losses(teacher_logits, student_logits, temperature))
+
+
+def distillation_losses(
+    teacher_logits: tf.Tensor, student_logits: tf.Tensor, temperature: float = 1.0
+) -> tf.Tensor:
+    """Returns the terms of `distillation_loss`, one an image: float32 (N,)."""
     targets = tf.nn.softmax(tf.stop_gradient(tf.cast(teacher_logits, tf.float32)) / temperature)
-    return supervised_loss(targets, tf.cast(student_logits, tf.float32) / temperature)
+    softened = tf.cast(student_logits, tf.float32) / temperature
+    return supervised_loss(targets, softened, per_example=True)
 
 
 @register
@@ -125,33 +134,43 @@ class Distiller(Classifier):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step on this replica's share of the batch."""
+        data, mask = padding.split(data)
         images, labels = fit_data.unpack(data)
+        count = steps.count_rows(images, mask)
         learning_rate = steps.current_learning_rate(self.optimizer)
         if self._make_views is not None:
-            seed = steps.step_seed(self.seed, self.optimizer.iterations)
+            seed = steps.step_seed(self.seed, batches_taken(self.optimizer))
             images = self._make_views(images, seed, copies=1)
         images = steps.as_float(images)
         targets = self.teacher_logits(images)
-        with tf.GradientTape() as tape:
+        with batch_that_counts(mask), tf.GradientTape() as tape:
             logits = self(images, training=True)
-            loss, results = self._loss_and_parts(targets, logits, labels)
+            loss, results = self._loss_and_parts(targets, logits, labels, count)
             decay = steps.decay_loss(self._decayed, self.weight_decay)
             scaled = steps.loss_to_minimize(self, loss + decay)
         variables = self.trainable_variables
         steps.minimize(self, tape.gradient(scaled, variables), variables)
         results = {**results, "weight_decay": decay, "total_loss": loss + decay}
-        shown = self._update(results)
+        shown = self._update(results, count)
         if labels is not None:
-            shown["supervised_acc"] = self._update_accuracy(labels, logits)
+            shown["supervised_acc"] = self._update_accuracy(labels, logits, mask)
         return replica_logs({**shown, "learning_rate": learning_rate})
 
     def _loss_and_parts(
-        self, targets: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor | None
+        self,
+        teacher_logits: tf.Tensor,
+        logits: tf.Tensor,
+        labels: tf.Tensor | None,
+        count: replicas.ImageCount,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Returns the loss without weight decay, and its parts."""
-        distill = distillation_loss(targets, logits, self.temperature)
-        best = tf.argmax(targets, -1)
-        results = {"distill_loss": distill, "teacher_agreement": steps.accuracy(best, logits)}
+        """Returns this replica's share of the loss without weight decay, and its parts."""
+        losses = distillation_losses(teacher_logits, logits, self.temperature)
+        distill = replicas.share_of_mean(losses, count)
+        agreed = steps.hits(tf.argmax(teacher_logits, -1), logits)
+        results = {
+            "distill_loss": distill,
+            "teacher_agreement": replicas.share_of_mean(agreed, count),
+        }
         if labels is None:
             return distill, results
         known = targets(labels, self.num_classes)
@@ -160,28 +179,37 @@ class Distiller(Classifier):
             losses = tf.where(known >= 0, losses, 0.0)
         else:  # probabilities: every image has some
             losses = supervised_loss(known, logits, per_example=True)
-        supervised = tf.reduce_mean(losses)
+        supervised = replicas.share_of_mean(losses, count)
         results["supervised_loss"] = supervised
         return (1 - self.labels_weight) * distill + self.labels_weight * supervised, results
 
-    def _update_accuracy(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    def _update_accuracy(
+        self, labels: tf.Tensor, logits: tf.Tensor, mask: tf.Tensor | None
+    ) -> tf.Tensor:
         """Adds the labelled images of a batch to the running accuracy; returns it."""
         ids = class_ids(labels, self.num_classes)
+        if mask is not None:
+            ids = tf.where(mask, ids, -1)
         known = tf.cast(ids >= 0, tf.float32)
-        hits = tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == ids, tf.float32)
+        right = steps.hits(ids, logits)  # never where the label is -1
+        right, known = tf.unstack(
+            replicas.sum_over_replicas(tf.stack([tf.reduce_sum(right), tf.reduce_sum(known)]))
+        )
         metric = self._train_metrics["supervised_acc"]
-        metric.update_state(hits, sample_weight=known)
+        metric.update_state(tf.math.divide_no_nan(right, known), sample_weight=known)
         return metric.result()
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Accuracy on images and labels; on images alone, loss and agreement with the teacher."""
-        images, labels = fit_data.unpack(data)
+        element, mask = padding.split(data)
+        images, labels = fit_data.unpack(element)
         if labels is not None:
             return super().test_step(data)
+        count = steps.count_rows(images, mask)
         images = steps.as_float(images)
         logits = self(images, training=False)
-        _, results = self._loss_and_parts(self.teacher_logits(images), logits, None)
-        return replica_logs(self._update(results))
+        _, results = self._loss_and_parts(self.teacher_logits(images), logits, None, count)
+        return replica_logs(self._update(results, count))
 
     def _check_call(self, call: str, form: str, labelled: bool) -> None:
         self._refuse_views(call, form)

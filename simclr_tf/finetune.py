@@ -8,8 +8,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import fit_data, image_values, steps
-from simclr_tf.compat import register, replica_logs, serialize
+from simclr_tf import fit_data, image_values, padding, replicas, steps
+from simclr_tf.blocks import batch_that_counts
+from simclr_tf.compat import batches_taken, register, replica_logs, serialize
 from simclr_tf.encoders import wrap_encoder
 from simclr_tf.endpoints import freeze_until
 from simclr_tf.errors import UserError
@@ -110,34 +111,41 @@ class Classifier(steps.StepModel):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One supervised step on this replica's share of the batch."""
+        data, mask = padding.split(data)
         images, labels = fit_data.unpack(data)
         labels = targets(labels, self.num_classes)
+        count = steps.count_rows(images, mask)
         learning_rate = steps.current_learning_rate(self.optimizer)
         if self._make_views is not None:
-            seed = steps.step_seed(self.seed, self.optimizer.iterations)
+            seed = steps.step_seed(self.seed, batches_taken(self.optimizer))
             images = self._make_views(images, seed, copies=1)
-        with tf.GradientTape() as tape:
+        with batch_that_counts(mask), tf.GradientTape() as tape:
             logits = self(images, training=True)
-            loss = supervised_loss(labels, logits)
+            losses = supervised_loss(labels, logits, per_example=True)
+            loss = replicas.share_of_mean(losses, count)
             decay = steps.decay_loss(self._decayed, self.weight_decay)
             scaled = steps.loss_to_minimize(self, loss + decay)
         variables = self.trainable_variables
         steps.minimize(self, tape.gradient(scaled, variables), variables)
         results = {
             "supervised_loss": loss,
-            "supervised_acc": steps.accuracy(labels, logits),
+            "supervised_acc": replicas.share_of_mean(steps.hits(labels, logits), count),
             "weight_decay": decay,
             "total_loss": loss + decay,
         }
-        return replica_logs({**self._update(results), "learning_rate": learning_rate})
+        return replica_logs({**self._update(results, count), "learning_rate": learning_rate})
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Accuracy on images and labels."""
+        data, mask = padding.split(data)
         images, labels = fit_data.unpack(data)
         labels = targets(labels, self.num_classes)
         logits = self(images, training=False)
         decay = steps.decay_loss(self._decayed, self.weight_decay)
-        return replica_logs(steps.update_evaluation(self._eval_metrics, labels, logits, decay))
+        count = steps.count_rows(images, mask)
+        return replica_logs(
+            steps.update_evaluation(self._eval_metrics, labels, logits, decay, count)
+        )
 
     def _check_call(self, call: str, form: str, labelled: bool) -> None:
         super()._check_call(call, form, labelled)

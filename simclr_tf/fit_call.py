@@ -8,6 +8,7 @@ from typing import Any
 
 from tensorflow import keras
 
+from simclr_tf import padding
 from simclr_tf.compat import forget_validation_data, is_compiled
 from simclr_tf.errors import UserError
 from simclr_tf.fit_data import empty, prepare, prepare_arrays, prepare_validation
@@ -59,6 +60,12 @@ def run(
             return method(**data, **arguments)
         if name == "fit":
             forget_validation_data(model)
+        else:
+            x, y, size = padding.for_replicas(
+                x, y, arguments.get("batch_size"), model.distribute_strategy
+            )
+            data = {"x": x} if y is None else {"x": x, "y": y}
+            arguments["batch_size"] = size
         return _run_counted(name, method, {**data, **arguments})
 
 

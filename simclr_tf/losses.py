@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from simclr_tf import replicas
 from simclr_tf.compat import num_replicas
 from simclr_tf.contrastive_blocks import default_block_size, row_statistics
 from simclr_tf.errors import UserError
@@ -22,12 +23,13 @@ class ContrastiveOutput(NamedTuple):
     """What `nt_xent` returns; N images on this replica, M images on all replicas.
 
     Attributes:
-        loss: scalar, this replica's loss.
+        loss: scalar, this replica's share of the loss: the mean over replicas is the mean over
+            images.
         logits_ab: (N, M) similarities of first views with every second view, over temperature;
             None where they were computed in blocks and not kept.
         labels: (N,) int32 in [0, M), the column of `logits_ab` that is the positive.
-        accuracy: scalar in [0, 1], share of first views nearest to their own second view.
-        entropy: scalar in nats, mean entropy of softmax(logits_ab).
+        accuracy: scalar, how many first views are nearest to their own second view, likewise.
+        entropy: scalar in nats, mean entropy of softmax(logits_ab), likewise.
     """
 
     loss: tf.Tensor
@@ -42,6 +44,7 @@ def nt_xent(
     temperature: float | tf.Tensor = 0.1,
     hidden_norm: bool = True,
     block_size: int | None = None,
+    mask: tf.Tensor | None = None,
 ) -> ContrastiveOutput:
     """Normalised temperature-scaled cross-entropy between two views of each image.
 
@@ -53,8 +56,8 @@ def nt_xent(
     In a replica context the embeddings of all replicas are gathered, so that every replica's
     images are negatives; each replica computes the rows of its own images only. Gradients flow
     through the gather: the sum of the replicas' gradients of `loss / num_replicas` is the
-    gradient of one device holding all images. Replicas must hold the same N for the mean over
-    replicas to be the mean over images.
+    gradient of one device holding all images. Replicas may hold different N, or no images: each
+    returns replicas * (sum over its images) / M, on one replica the mean.
 
     Args:
         hidden: (2N, d) outputs of the projection head: N first views, then the N second views of
@@ -65,6 +68,8 @@ def nt_xent(
             computed again in the backward pass, so that memory grows with M and not with N * M;
             0: all at once, keeping `logits_ab`; None: blocks where N * M is above 2 ** 20 (1,024
             images on one replica) or N is not known before the step.
+        mask: (N,) bool, False for images that only fill up a batch: they are neither counted nor
+            anybody's negatives; None: all count.
 
     Returns:
         A `ContrastiveOutput`; `accuracy` and `entropy` carry no gradient.
@@ -86,7 +91,11 @@ def nt_xent(
     if hidden_norm:
         hidden = tf.math.l2_normalize(hidden, axis=-1)
     first, second = tf.split(hidden, 2, axis=0)  # (N, d) each
-    all_first, all_second, labels = _gather_views(first, second)  # (M, d), (M, d), (N,)
+    all_first, all_second, labels, everyone = _gather_views(first, second, mask)
+    total = tf.shape(all_first)[0]  # M
+    if everyone is not None:
+        total = tf.reduce_sum(tf.cast(everyone, tf.int32))
+    count = replicas.ImageCount(mask, tf.cast(total, tf.float32))
 
     temperature = tf.cast(temperature, tf.float32)
     if block_size is None:
@@ -96,21 +105,24 @@ def nt_xent(
         all_images = images * num_replicas() if known else tf.shape(all_first)[0]
         block_size = default_block_size(images, all_images)
     if not isinstance(block_size, int) or block_size > 0:
-        rows = row_statistics(
-            first / temperature, second / temperature, all_first, all_second, labels, block_size
-        )
+        scaled = (first / temperature, second / temperature)
+        rows = row_statistics(*scaled, all_first, all_second, labels, block_size, everyone)
         return ContrastiveOutput(
-            loss=tf.reduce_mean(rows.first + rows.second),
+            loss=replicas.share_of_mean(rows.first + rows.second, count),
             logits_ab=None,
             labels=labels,
-            accuracy=tf.reduce_mean(rows.hit),
-            entropy=tf.reduce_mean(rows.entropy),
+            accuracy=replicas.share_of_mean(rows.hit, count),
+            entropy=replicas.share_of_mean(rows.entropy, count),
         )
     is_self = tf.one_hot(labels, tf.shape(all_first)[0])  # (N, M)
     logits_ab = tf.matmul(first, all_second, transpose_b=True) / temperature
     logits_ba = tf.matmul(second, all_first, transpose_b=True) / temperature
     logits_aa = tf.matmul(first, all_first, transpose_b=True) / temperature
     logits_bb = tf.matmul(second, all_second, transpose_b=True) / temperature
+    if everyone is not None:  # columns that nobody is to see
+        nobody = tf.where(everyone, 0.0, SELF_SIMILARITY_PENALTY)  # (M,)
+        logits_ab, logits_ba = logits_ab - nobody, logits_ba - nobody
+        logits_aa, logits_bb = logits_aa - nobody, logits_bb - nobody
     logits_aa -= is_self * SELF_SIMILARITY_PENALTY
     logits_bb -= is_self * SELF_SIMILARITY_PENALTY
 
@@ -122,11 +134,11 @@ def nt_xent(
         labels, tf.concat([logits_ba, logits_bb], axis=1)
     )
     return ContrastiveOutput(
-        loss=tf.reduce_mean(loss_a + loss_b),
+        loss=replicas.share_of_mean(loss_a + loss_b, count),
         logits_ab=logits_ab,
         labels=labels,
-        accuracy=_accuracy(labels, logits_ab),
-        entropy=_entropy(logits_ab),
+        accuracy=replicas.share_of_mean(_hits(labels, logits_ab), count),
+        entropy=replicas.share_of_mean(_entropies(logits_ab), count),
     )
 
 
@@ -184,30 +196,37 @@ def _check_arguments(
         )
 
 
-def _gather_views(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns first and second views of all replicas, (M, d) each, and this one's rows in them."""
+def _gather_views(
+    first: tf.Tensor, second: tf.Tensor, mask: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    """Returns first and second views of all replicas, (M, d) each, this one's rows, the mask (M,).
+
+    Rows that fill up are among the M here.
+    """
     rows = tf.range(tf.shape(first)[0])  # (N,)
+    if not replicas.several():
+        return first, second, rows, mask
     context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return first, second, rows
-    # Side by side on the feature axis: one collective, and no replica's order can get mixed up.
-    both = context.all_gather(tf.concat([first, second], axis=1), axis=0)  # (M, 2d)
-    all_first, all_second = tf.split(both, 2, axis=1)
     replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
-    if first.shape[0] is not None:
-        return all_first, all_second, rows + replica * first.shape[0]
-    # A last batch may be split unevenly. float32: collectives have no int32 kernel everywhere.
-    sizes = context.all_gather(tf.cast(tf.shape(first)[:1], tf.float32), axis=0)  # (replicas,)
-    before = tf.cumsum(sizes, exclusive=True)[replica]
-    return all_first, all_second, rows + tf.cast(before, tf.int32)
+    # Side by side on the feature axis: one collective, and no replica's order can get mixed up.
+    # Each row says whose it is, since replicas need not hold as many: in float32, as there is no
+    # gather of int32 everywhere.
+    owner = tf.fill([tf.shape(first)[0], 1], tf.cast(replica, tf.float32))
+    counted = [] if mask is None else [tf.cast(mask, tf.float32)[:, tf.newaxis]]
+    width = first.shape[1]
+    gathered = context.all_gather(tf.concat([first, second, owner, *counted], axis=1), axis=0)
+    owners = tf.cast(gathered[:, 2 * width], tf.int32)  # (M,), in the replicas' order
+    before = tf.reduce_sum(tf.cast(owners < replica, tf.int32))
+    everyone = None if mask is None else gathered[:, 2 * width + 1] > 0.5
+    return gathered[:, :width], gathered[:, width : 2 * width], rows + before, everyone
 
 
-def _accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def _hits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     nearest = tf.argmax(logits, axis=1, output_type=labels.dtype)
-    return tf.reduce_mean(tf.cast(tf.equal(nearest, labels), tf.float32))
+    return tf.cast(tf.equal(nearest, labels), tf.float32)
 
 
-def _entropy(logits: tf.Tensor) -> tf.Tensor:
+def _entropies(logits: tf.Tensor) -> tf.Tensor:
     probability = tf.nn.softmax(tf.stop_gradient(logits))
     # 1e-8 as the release: a probability that underflows to zero adds nothing.
-    return -tf.reduce_mean(tf.reduce_sum(probability * tf.math.log(probability + 1e-8), axis=-1))
+    return -tf.reduce_sum(probability * tf.math.log(probability + 1e-8), axis=-1)

@@ -8,8 +8,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import fit_data, gradient_cache, image_values, steps
-from simclr_tf.compat import register, replica_logs, serialize
+from simclr_tf import fit_data, gradient_cache, image_values, padding, replicas, steps
+from simclr_tf.blocks import batch_that_counts
+from simclr_tf.compat import batches_taken, register, replica_logs, serialize
 from simclr_tf.encoders import wrap_encoder
 from simclr_tf.errors import UserError
 from simclr_tf.heads import ProjectionHead, linear_head
@@ -144,30 +145,39 @@ class SimCLR(steps.StepModel):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of algorithm 1 on this replica's share of the batch."""
+        data, mask = padding.split(data, self.micro_batch_size or 1)
         inputs, labels = fit_data.unpack(data)
         learning_rate = steps.current_learning_rate(self.optimizer)
-        seed = steps.step_seed(self.seed, self.optimizer.iterations)
+        seed = steps.step_seed(self.seed, batches_taken(self.optimizer))
         if self.supervised_head is not None:
             labels = targets(labels, self.num_classes)
-        if self.micro_batch_size is None:
-            gradients, results = self._gradients(inputs, labels, seed)
-        else:
-            gradients, results = self._cached_gradients(inputs, labels, seed)
+        count = steps.count_rows(inputs, mask)
+        find = self._gradients if self.micro_batch_size is None else self._cached_gradients
+        with batch_that_counts(mask):
+            gradients, results = find(inputs, labels, seed, count)
         steps.minimize(self, gradients, self.trainable_variables)
-        return replica_logs({**self._update(results), "learning_rate": learning_rate})
+        return replica_logs({**self._update(results, count), "learning_rate": learning_rate})
 
     def _gradients(
-        self, inputs: Any, labels: tf.Tensor | None, seed: tf.Tensor
+        self,
+        inputs: Any,
+        labels: tf.Tensor | None,
+        seed: tf.Tensor,
+        count: replicas.ImageCount,
     ) -> tuple[list[Any], dict[str, tf.Tensor]]:
         """Returns the gradient of each trainable variable, and the step's results."""
         views = self.views(inputs, seed)
         with tf.GradientTape() as tape:
             features = self.encoder(views, training=True)
-            scaled, results = self._loss_and_results(features, labels)
+            scaled, results = self._loss_and_results(features, labels, count)
         return tape.gradient(scaled, self.trainable_variables), results
 
     def _cached_gradients(
-        self, inputs: Any, labels: tf.Tensor | None, seed: tf.Tensor
+        self,
+        inputs: Any,
+        labels: tf.Tensor | None,
+        seed: tf.Tensor,
+        count: replicas.ImageCount,
     ) -> tuple[list[Any], dict[str, tf.Tensor]]:
         """The same in micro-batches; see `simclr_tf.gradient_cache`.
 
@@ -183,7 +193,7 @@ class SimCLR(steps.StepModel):
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
             tape.watch(features)
-            scaled, results = self._loss_and_results(features, labels)
+            scaled, results = self._loss_and_results(features, labels, count)
         of_features, *direct = tape.gradient(scaled, [features, *variables])
         encoder_variables = self.encoder.trainable_variables
         pulled = gradient_cache.pull_back(batches, encode, of_features, encoder_variables)
@@ -195,11 +205,11 @@ class SimCLR(steps.StepModel):
         return gradients, results
 
     def _loss_and_results(
-        self, features: tf.Tensor, labels: tf.Tensor | None
+        self, features: tf.Tensor, labels: tf.Tensor | None, count: replicas.ImageCount
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Returns this replica's share of the loss to minimise, and the step's results."""
         hidden = self.projection_head.hidden_layers(features, training=True)
-        contrast = nt_xent(hidden[-1], self.temperature, self.hidden_norm)
+        contrast = nt_xent(hidden[-1], self.temperature, self.hidden_norm, mask=count.mask)
         results = {
             "contrast_loss": contrast.loss,
             "contrast_acc": contrast.accuracy,
@@ -209,8 +219,10 @@ class SimCLR(steps.StepModel):
         if self.supervised_head is not None:
             logits = self.supervised_head(tf.stop_gradient(hidden[self.projection_selector]))
             both = tf.concat([labels, labels], 0)
-            results["supervised_loss"] = supervised_loss(both, logits)
-            results["supervised_acc"] = steps.accuracy(both, logits)
+            losses = supervised_loss(both, logits, per_example=True)
+            results["supervised_loss"] = replicas.share_of_mean(losses, count, copies=2)
+            right = steps.hits(both, logits)
+            results["supervised_acc"] = replicas.share_of_mean(right, count, copies=2)
             loss += self.supervised_loss_weight * results["supervised_loss"]
         results["weight_decay"] = steps.decay_loss(self._decayed, self.weight_decay)
         results["total_loss"] = loss = loss + results["weight_decay"]
@@ -218,26 +230,28 @@ class SimCLR(steps.StepModel):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Accuracy of the linear head; without head or labels, the contrastive metrics."""
+        data, mask = padding.split(data)
         inputs, labels = fit_data.unpack(data)
+        count = steps.count_rows(inputs, mask)
         if self.supervised_head is not None and labels is not None:
             hidden = self.projection_head.hidden_layers(self(inputs, training=False))
             logits = self.supervised_head(hidden[self.projection_selector])
             decay = steps.decay_loss(self._decayed, self.weight_decay)
             return replica_logs(
                 steps.update_evaluation(
-                    self._eval_metrics, targets(labels, self.num_classes), logits, decay
+                    self._eval_metrics, targets(labels, self.num_classes), logits, decay, count
                 )
             )
         views = self.views(inputs, steps.step_seed(self.seed, 0))
         features = self.encoder(views, training=False)
         embedding = self.projection_head(features, training=False)
-        contrast = nt_xent(embedding, self.temperature, self.hidden_norm)
+        contrast = nt_xent(embedding, self.temperature, self.hidden_norm, mask=mask)
         results = {
             "contrast_loss": contrast.loss,
             "contrast_acc": contrast.accuracy,
             "contrast_entropy": contrast.entropy,
         }
-        return replica_logs(self._update(results))
+        return replica_logs(self._update(results, count))
 
     def _check_call(self, call: str, form: str, labelled: bool) -> None:
         super()._check_call(call, form, labelled)

@@ -10,8 +10,10 @@ import tensorflow as tf
 from absl import logging
 from tensorflow import keras
 
-from simclr_tf import fit_call, fit_data, image_values
+from simclr_tf import draws, fit_call, fit_data, image_values, padding, replicas
 from simclr_tf.compat import (
+    apply_gradients,
+    batches_taken,
     build_optimizer,
     deserialize,
     num_replicas,
@@ -29,12 +31,15 @@ Images = Any  # a tensor, or {'image': ..., 'size': ...} from `simclr_tf.data`
 
 
 def step_seed(seed: int, step: Any) -> tf.Tensor:
-    """Returns the int32 seed of shape (2,) that belongs to one step and one replica."""
+    """Returns the int32 seed of shape (2,) that belongs to one step and one replica.
+
+    The same on every kind of device, in a plain graph and under XLA.
+    """
     # cast: Keras 3 counts steps in int32, Keras 2 in int64
     pair = tf.stack([tf.constant(seed, tf.int32), tf.cast(tf.convert_to_tensor(step), tf.int32)])
     context = tf.distribute.get_replica_context()
     replica = 0 if context is None else context.replica_id_in_sync_group
-    return tf.random.experimental.stateless_fold_in(pair, tf.cast(replica, tf.int32))
+    return draws.fold_in(pair, replica)
 
 
 class ViewMaker:
@@ -95,7 +100,7 @@ class StepModel(keras.Model):
         view_maker = ViewMaker(augment) if augment is not None else None
         self._set_untracked("_make_views", view_maker)
         self._set_untracked("_decayed", [])
-        means = {name: keras.metrics.Mean(name=name) for name in metric_names}
+        means = {name: mean_metric(name) for name in metric_names}
         self._set_untracked("_train_metrics", means)
         self._set_untracked("_eval_metrics", evaluation_metrics() if evaluates else {})
         # Every part is built: a call would add nothing, and would ask for images.
@@ -148,10 +153,24 @@ class StepModel(keras.Model):
         return fit_call.run(self, "fit", super().fit, (x, y, *args), kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates; see `keras.Model.evaluate`. Data are taken and checked as in `fit`."""
+        """Evaluates; see `keras.Model.evaluate`. Data are taken and checked as in `fit`.
+
+        Each image counts once, however many replicas share the batches and whatever their sizes.
+        """
         if kwargs.get("_use_cached_eval_dataset"):  # within `fit`, which has checked them
-            return super().evaluate(x, y, *args, **kwargs)
+            size = kwargs.get("batch_size")
+            x_padded, y, size = padding.for_replicas(x, y, size, self.distribute_strategy)
+            if x_padded is not x:  # what `fit` keeps is not filled up
+                kwargs.update(batch_size=size, _use_cached_eval_dataset=False)
+            return super().evaluate(x_padded, y, *args, **kwargs)
         return fit_call.run(self, "evaluate", super().evaluate, (x, y, *args), kwargs)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Keras 3 adds up what replicas are given, to learn its shape: that fails where they have
+        # different numbers of images. Everything is built but the optimizer.
+        if self.optimizer is not None and not getattr(self.optimizer, "built", True):
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Predicts; see `keras.Model.predict`. Data are taken as in `fit`, labels left aside."""
@@ -209,12 +228,19 @@ class StepModel(keras.Model):
 
     def predict_step(self, data: Any) -> tf.Tensor:
         """Outputs for the images, whether or not labels come with them."""
-        return self(fit_data.unpack(data)[0], training=False)
+        element, mask = padding.split(data)
+        outputs = self(fit_data.unpack(element)[0], training=False)
+        return padding.only_real(outputs, mask)
 
-    def _update(self, results: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Adds results to the running means; returns the means."""
-        for name, value in results.items():
-            self._train_metrics[name].update_state(value)
+    def _update(
+        self, results: dict[str, tf.Tensor], count: replicas.ImageCount
+    ) -> dict[str, tf.Tensor]:
+        """Adds a batch's results, this replica's shares, to the running means; returns the means.
+
+        Every replica adds what all of them found: the means are the same on each.
+        """
+        for name, value in replicas.mean_of_shares(results).items():
+            self._train_metrics[name].update_state(value, sample_weight=count.total)
         return with_loss({name: self._train_metrics[name].result() for name in results})
 
     @classmethod
@@ -228,6 +254,11 @@ def _check_range_of_ours(value_range: image_values.Range | None) -> None:
             f"Expected value_range within (0.0, 1.0), to which SimCLRAugment clips its views; "
             f"received: {value_range}. Pass an augmentation of your own for images of other values."
         )
+
+
+def count_rows(images: Images, mask: tf.Tensor | None = None) -> replicas.ImageCount:
+    """Counts the images of a step, as `fit` hands them to it, over all replicas."""
+    return replicas.count_images(tf.shape(tf.nest.flatten(images)[0])[0], mask)
 
 
 def set_up_decay(
@@ -267,7 +298,7 @@ def minimize(model: keras.Model, gradients: Sequence[Any], variables: Sequence[A
     """Applies the gradients of a loss that `loss_to_minimize` made; None leaves a variable."""
     gradients = unscaled_gradients(model.optimizer, gradients)
     pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-    model.optimizer.apply_gradients(pairs)
+    apply_gradients(model.optimizer, pairs)
 
 
 def loss_to_minimize(model: keras.Model, loss: tf.Tensor) -> tf.Tensor:
@@ -280,42 +311,52 @@ def current_learning_rate(optimizer: Any) -> tf.Tensor:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     rate = getattr(inner, "_learning_rate", inner.learning_rate)
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        rate = rate(tf.convert_to_tensor(inner.iterations))
+        rate = rate(tf.convert_to_tensor(batches_taken(optimizer)))
     return tf.cast(tf.convert_to_tensor(rate), tf.float32)
 
 
-def accuracy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the share of rows whose largest logit is the label's, a float32 scalar.
+def hits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns 1.0 for each row whose largest logit is the label's, else 0.0: float32 (N,).
 
     Args:
         labels: Class ids (N,), or probabilities (N, classes), of which the largest counts.
         logits: (N, classes).
     """
-    hits = tf.argmax(logits, -1, output_type=tf.int32) == class_ids(labels, logits.shape[-1])
-    return tf.reduce_mean(tf.cast(hits, tf.float32))
+    same = tf.argmax(logits, -1, output_type=tf.int32) == class_ids(labels, logits.shape[-1])
+    return tf.cast(same, tf.float32)
+
+
+def mean_metric(name: str) -> keras.metrics.Mean:
+    """Returns a running mean. float32: it adds up images, of which float16 holds 65,504."""
+    return keras.metrics.Mean(name=name, dtype="float32")
 
 
 def evaluation_metrics() -> dict[str, Any]:
     """Returns the metrics of an evaluation, under the release's names."""
-    return {
-        "label_top_1_accuracy": keras.metrics.SparseCategoricalAccuracy("label_top_1_accuracy"),
-        "label_top_5_accuracy": keras.metrics.SparseTopKCategoricalAccuracy(
-            5, "label_top_5_accuracy"
-        ),
-        "regularization_loss": keras.metrics.Mean("regularization_loss"),
-        "eval_supervised_loss": keras.metrics.Mean("eval_supervised_loss"),
-    }
+    names = ("label_top_1_accuracy", "label_top_5_accuracy", "regularization_loss",
+             "eval_supervised_loss")  # fmt: skip
+    return {name: mean_metric(name) for name in names}
 
 
 def update_evaluation(
-    metrics: dict[str, Any], labels: tf.Tensor, logits: tf.Tensor, decay: tf.Tensor
+    metrics: dict[str, Any],
+    labels: tf.Tensor,
+    logits: tf.Tensor,
+    decay: tf.Tensor,
+    count: replicas.ImageCount,
 ) -> dict[str, tf.Tensor]:
     """Adds a batch of labels (N,) or (N, classes) and logits (N, classes); returns the results."""
-    ids = class_ids(labels, logits.shape[-1])
-    metrics["label_top_1_accuracy"].update_state(ids, logits)
-    metrics["label_top_5_accuracy"].update_state(ids, logits)
-    metrics["regularization_loss"].update_state(decay)
-    metrics["eval_supervised_loss"].update_state(supervised_loss(labels, logits, per_example=True))
+    logits = tf.cast(logits, tf.float32)
+    in_top_5 = tf.math.in_top_k(class_ids(labels, logits.shape[-1]), logits, 5)
+    losses = supervised_loss(labels, logits, per_example=True)
+    found = {
+        "label_top_1_accuracy": replicas.share_of_mean(hits(labels, logits), count),
+        "label_top_5_accuracy": replicas.share_of_mean(tf.cast(in_top_5, tf.float32), count),
+        "regularization_loss": decay,
+        "eval_supervised_loss": replicas.share_of_mean(losses, count),
+    }
+    for name, value in replicas.mean_of_shares(found).items():
+        metrics[name].update_state(value, sample_weight=count.total)
     results = {name: metric.result() for name, metric in metrics.items()}
     results["supervised_loss"] = results.pop("eval_supervised_loss")
     loss = results["supervised_loss"] + results["regularization_loss"]

@@ -172,13 +172,12 @@ class Run:
                 "Sort the images into one folder per class, or pretrain."
             )
         replicas = self.strategy.num_replicas_in_sync
-        for name in ("train_batch_size", "eval_batch_size"):
-            used = config.mode != {"train_batch_size": "eval", "eval_batch_size": "train"}[name]
-            if used and getattr(config, name) % replicas:
-                raise UserError(
-                    f"Expected {name} to be a multiple of the {replicas} replicas; received: "
-                    f"{getattr(config, name)}. Pass --{name}={replicas * max(1, 256 // replicas)}."
-                )
+        if config.mode != "eval" and config.train_batch_size % replicas:
+            raise UserError(
+                f"Expected train_batch_size to be a multiple of the {replicas} replicas; received: "
+                f"{config.train_batch_size}. "
+                f"Pass --train_batch_size={replicas * max(1, 256 // replicas)}."
+            )
         if config.micro_batch_size and config.mode != "eval":  # it may run on other devices
             check_micro_batch_size(config.train_batch_size // replicas, config.micro_batch_size)
         other = self.eval_source
