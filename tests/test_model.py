@@ -356,13 +356,28 @@ class TestDevices:
         "encoder", [small_encoder, pytest.param(small_resnet, marks=pytest.mark.slow)]
     )
     def test_the_whole_step_compiles(self, encoder: Any) -> None:
-        model = small_model(encoder=encoder())
-        model.compile(optimizer=LARS(0.1), jit_compile=True)
+        """And does what the plain graph does: the views' draws, the loss, every weight."""
+        images, labels = (tf.constant(x) for x in batch())
+        outcomes = []
+        model = small_model(encoder=encoder(), temperature=0.5)
+        model.compile(optimizer=LARS(0.1))
         model.optimizer.build(model.trainable_variables)
-        images, labels = batch()
-        step = tf.function(model.train_step, jit_compile=True)
-        logs = step((tf.constant(images), tf.constant(labels)))
-        assert np.isfinite(float(logs["total_loss"]))
+        start = model.get_weights()
+        for jit_compile in (False, True):
+            model.set_weights(start)
+            for metric in model.metrics:
+                metric.reset_state()
+            model.optimizer.iterations.assign(0)
+            for slot in model.optimizer.variables:
+                if len(slot.shape):
+                    slot.assign(tf.zeros(slot.shape))
+            step = tf.function(lambda x, y: model.train_step((x, y)), jit_compile=jit_compile)
+            logs = step(images, labels)
+            outcomes.append(({n: float(v) for n, v in logs.items()}, model.get_weights()))
+        (logs, weights), (compiled_logs, compiled_weights) = outcomes
+        assert compiled_logs == pytest.approx(logs, rel=1e-3, abs=1e-5)
+        for value, expected in zip(compiled_weights, weights, strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-2, atol=1e-4)
 
     @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
     def test_mixed_precision(self, policy: str) -> None:

@@ -532,17 +532,6 @@ def test_batch_that_replicas_cannot_share(refused: Callable[..., str]) -> None:
     assert "multiple of cpu_replicas=3" in line
 
 
-def test_evaluation_batch_that_replicas_cannot_share(
-    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from simclr_tf import train
-
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    monkeypatch.setattr(train, "make_strategy", lambda *_, **__: strategy)
-    line = refused("--eval_batch_size=15", "--mode=train_then_eval")
-    assert "eval_batch_size" in line and "2 replicas" in line
-
-
 # The same in processes of their own: the exit code, the streams, no traceback.
 
 

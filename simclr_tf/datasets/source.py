@@ -242,7 +242,12 @@ class IndexedSource(ImageSource):
         # Sorting random numbers, because tf.random.shuffle is stateful.
         order = tf.argsort(
             tf.random.stateless_uniform(
-                [self.num_examples], [seed % 2**31, epoch % 2**31], None, None, tf.int32
+                [self.num_examples],
+                [seed % 2**31, epoch % 2**31],
+                None,
+                None,
+                tf.int32,
+                alg="philox",
             )
         )
         return tf.data.Dataset.from_tensor_slices(tf.cast(order, tf.int64))

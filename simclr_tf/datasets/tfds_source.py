@@ -203,7 +203,7 @@ class TfdsSource(ImageSource):
         """Returns the records shuffled through a buffer of at most `buffer_bytes`."""
         names = self._files[0]
         draws = tf.random.stateless_uniform(
-            [len(names)], [seed % 2**31, epoch % 2**31], None, None, tf.int32
+            [len(names)], [seed % 2**31, epoch % 2**31], None, None, tf.int32, alg="philox"
         )
         order = tf.argsort(draws)
         files = tf.data.Dataset.from_tensor_slices(
