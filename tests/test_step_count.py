@@ -25,7 +25,8 @@ def small_model(optimizer: Any, augment: Any) -> SimCLR:
     images = keras.Input((8, 8, 3))
     outputs = keras.layers.Dense(4)(keras.layers.Flatten()(images))
     encoder = keras.Model(images, outputs)
-    model = SimCLR(encoder, ProjectionHead(out_dim=4, num_layers=1), augment=augment)
+    head = ProjectionHead(out_dim=4, num_layers=1)
+    model = SimCLR(encoder, head, augment=augment, temperature=1e-3)
     model.compile(optimizer=optimizer)
     return model
 
