@@ -14,7 +14,7 @@ from simclr_tf.compat import batches_taken, register, replica_logs
 from simclr_tf.errors import UserError
 from simclr_tf.exported import ExportedModel
 from simclr_tf.finetune import Classifier
-from simclr_tf.labels import class_ids
+from simclr_tf.labels import class_ids, targets
 from simclr_tf.losses import supervised_loss
 
 _LOGITS = "logits_sup"
@@ -142,10 +142,10 @@ class Distiller(Classifier):
             seed = steps.step_seed(self.seed, batches_taken(self.optimizer))
             images = self._make_views(images, seed, copies=1)
         images = steps.as_float(images)
-        targets = self.teacher_logits(images)
+        taught = self.teacher_logits(images)
         with batch_that_counts(mask), tf.GradientTape() as tape:
             logits = self(images, training=True)
-            loss, results = self._loss_and_parts(targets, logits, labels, count)
+            loss, results = self._loss_and_parts(taught, logits, labels, count)
             decay = steps.decay_loss(self._decayed, self.weight_decay)
             scaled = steps.loss_to_minimize(self, loss + decay)
         variables = self.trainable_variables
