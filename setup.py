@@ -79,7 +79,8 @@ ONNX = [
 # Features as Parquet files. tensorflow-datasets brings it too, but any version: from 26 on it
 # imports only beside the second NumPy.
 PARQUET = [f"pyarrow>=14,<26{KERAS_2}", f"pyarrow>=14{KERAS_3}"]
-TEST = ["pytest>=7.4", "pytest-xdist>=3.3", *HUB, *ONNX, *PARQUET]
+# Kinds of input rather than single cases: hypothesis draws them.
+TEST = ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6", *HUB, *ONNX, *PARQUET]
 
 setup(
     name="simclr-tf",
