@@ -558,6 +558,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# The files are written by NumPy and PyArrow, the network runs in one loop on both lanes.
+@pytest.mark.one_lane
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")
 @pytest.mark.parametrize("output", ["f.npz", "f.parquet"])

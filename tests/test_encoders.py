@@ -192,6 +192,7 @@ def test_keras_cv_backbone_runs_and_round_trips(images: np.ndarray) -> None:
     np.testing.assert_allclose(again(images), encoder(images), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.one_lane  # a table of ours against a table of theirs; both lanes run a backbone
 @pytest.mark.slow
 def test_keras_cv_architectures_have_the_published_number_of_parameters() -> None:
     import keras_cv
