@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import simclr_tf
 from simclr_tf.datasets import open_source
 from simclr_tf.encoders import make_encoder
 from simclr_tf.errors import UserError
+from simclr_tf.examples import segmentation
 from simclr_tf.examples.scenes import make_scenes
 from simclr_tf.examples.segment import main
 from simclr_tf.examples.segmentation import (
@@ -165,6 +167,7 @@ def test_encoder_is_shared_and_unfrozen() -> None:
     assert not np.array_equal(before, np.array(kernel))
 
 
+@pytest.mark.one_lane  # both lanes train one step and more, in the tests beside it
 def test_segmenter_learns_what_it_sees() -> None:
     """Bright, middle and dark squares: their grey value is their class."""
     random = np.random.RandomState(0)
@@ -195,18 +198,32 @@ def test_both_networks_begin_alike_but_for_the_encoder() -> None:
 # The command.
 
 
-@pytest.mark.parametrize(
-    "source",
-    ["", pytest.param("saved_model/1", marks=pytest.mark.slow),
-     pytest.param("ckpt-1", marks=pytest.mark.slow)],
-)  # fmt: skip
 def test_every_source_of_an_encoder(
-    command: Callable[..., str], trained: Path, tmp_path: Path, source: str
+    command: Callable[..., str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = command(f"--saved_model={trained / source}", "--output=segments.png")
-    scores = [float(value) for value in re.findall(r"(\d\.\d+) (?:pretrained|from)", said)]
-    assert len(scores) == 2 and all(0 <= score <= 1 for score in scores)
-    assert (tmp_path / "segments.png").read_bytes().startswith(b"\x89PNG")
+    """The networks are trained once; every other source brings the same encoder to that point."""
+    brought, results = [], []
+
+    def compare_once(encoder: keras.Model, *arguments: Any, **settings: Any) -> Any:
+        brought.append(encoder.get_weights())  # a copy: training changes the encoder
+        if not results:
+            results.append(compare(encoder, *arguments, **settings))
+            return results[0]
+        side = results[0].images.shape[1]
+        model = pyramid_segmenter(encoder, side=side, num_classes=11)
+        assert np.isfinite(model(results[0].images[:2], training=False)).all()
+        return results[0]
+
+    monkeypatch.setattr(segmentation, "compare", compare_once)
+    for number, source in enumerate(("", "saved_model/1", "ckpt-1")):
+        said = command(f"--saved_model={trained / source}", f"--output={number}.png")
+        scores = [float(value) for value in re.findall(r"(\d\.\d+) (?:pretrained|from)", said)]
+        assert len(scores) == 2 and all(0 <= score <= 1 for score in scores)
+        assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+    for weights in brought[1:]:
+        assert len(weights) == len(brought[0]) > 50
+        for ours, first in zip(weights, brought[0], strict=True):
+            np.testing.assert_array_equal(ours, first)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +263,7 @@ def test_help_and_missing_arguments_import_no_tensorflow(
     assert "imported" not in done.stderr
 
 
+@pytest.mark.one_lane  # learning takes minutes; each part of it is compared on both lanes
 @pytest.mark.slow
 def test_pretraining_on_digits_beats_scratch(command: Callable[..., str], tmp_path: Path) -> None:
     """A short pretraining, without labels, then few labelled scenes. A minute or two."""
