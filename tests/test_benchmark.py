@@ -24,7 +24,7 @@ TINY = ["--seconds=0.01", "--batch_size=4"]
         pytest.param(
             ["input", "--image_size=8", "--width_multiplier=0.125"],
             ["as trained", "in any order", "cached", "waits for data", "bytes an image"],
-            marks=pytest.mark.slow,
+            marks=[pytest.mark.slow, pytest.mark.one_lane],  # the step above trains on both
         ),
     ],
 )

@@ -424,7 +424,11 @@ def test_what_cannot_work_is_refused(
         ["--jit_compile"],
         ["--augment_on=host", "--augmentations=crop,flip"],
         ["--optimizer=lars", "--weight_decay=1e-4"],
-        ["--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.125", "--image_size=16"],
+        pytest.param(  # both lanes train this network by the command, and distil into another
+            ["--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.125"]
+            + ["--image_size=16"],
+            marks=pytest.mark.one_lane,
+        ),
         ["--fine_tune_after_block=0", "--ft_proj_selector=1", "--zero_init_logits_layer"],
     ],
     ids=" ".join,
@@ -439,6 +443,7 @@ def test_settings_run_to_the_end(
     assert results(working_folder / "run")["global_step"] == 2
 
 
+@pytest.mark.one_lane  # both lanes distil on replicas, and start replicas by the command
 @pytest.mark.slow
 def test_two_replicas_by_the_command(taught: Path, working_folder: Path) -> None:
     arguments = [*DISTILL, f"--teacher={taught}", "--distill_labels_weight=0.5",

@@ -105,7 +105,9 @@ def test_unknown_batch_size() -> None:
         step_of(3, data)
 
 
-@pytest.mark.parametrize("strategy", [2, 4], indirect=True)
+@pytest.mark.parametrize(
+    "strategy", [2, pytest.param(4, marks=pytest.mark.one_lane)], indirect=True
+)
 def test_replicas_equal_one_device(strategy: Any) -> None:
     """Every replica's images are negatives, and the head's batch norm spans the replicas."""
     data = strategy.experimental_distribute_dataset(dataset_of(batch(8)))
