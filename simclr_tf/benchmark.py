@@ -7,6 +7,7 @@ import sys
 
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
+from simclr_tf.quiet import start_tensorflow
 
 _WHAT = {
     "augment": "batched views on the device against the same operations per image in tf.data",
@@ -71,6 +72,7 @@ def _measure(given: argparse.Namespace) -> None:
                 f"Expected --{name} with WHAT={' or '.join(takers)} alone; received: "
                 f"{given.what}. Leave it out."
             )
+    start_tensorflow()
     from simclr_tf import benchmarks
 
     image_size, width = given.image_size or 32, given.width_multiplier or 1.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -44,7 +43,7 @@ def run_command(
 
     Args:
         arguments: What the command takes.
-        work: Gets the parsed arguments; imports TensorFlow itself.
+        work: Gets the parsed arguments; calls `start_tensorflow` once they are checked.
         argv: Arguments with the program's name first; None: those of the process.
 
     Returns:
@@ -52,8 +51,6 @@ def run_command(
         infinite, 130 after an interruption.
     """
     name = arguments.prog.removeprefix("python -m ")
-    # As in `run`: TensorFlow 2.15 greets every process with errors that mean nothing.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         given = arguments.parse_args((sys.argv if argv is None else argv)[1:])
         with quiet_libraries():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
+from simclr_tf.quiet import start_tensorflow
 from simclr_tf.transparency import DEFAULT, TRANSPARENT, WHAT_IT_DOES
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _embed(given: argparse.Namespace) -> None:
     targets = _checked_targets(given)
+    start_tensorflow()
     _check_apart(given)
     extract, of_model = _load_model(given)
     from simclr_tf.datasets import open_source

@@ -11,6 +11,7 @@ import tempfile
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
 from simclr_tf.outputs import check_output_path
+from simclr_tf.quiet import start_tensorflow
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def _import(given: argparse.Namespace) -> None:
     )
     if given.num_classes is not None and given.num_classes < 1:
         raise UserError(f"Expected --num_classes of at least 1; received: {given.num_classes}.")
+    start_tensorflow()
     from simclr_tf.checkpoints import save_weights
     from simclr_tf.release_import import load_release_weights
     from simclr_tf.stored_weights import StoredWeights

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
 import sysconfig
+import tempfile
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -57,6 +59,39 @@ def quiet_libraries() -> Iterator[None]:
                 logger.removeFilter(_keep)
             for logger, level in zip(others, levels, strict=True):
                 logger.setLevel(level)
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow without its greetings (which libraries it found, how it was compiled).
+
+    TensorFlow 2.15 obeys TF_CPP_MIN_LOG_LEVEL; later versions write these lines before they read
+    it, so the stream itself is set aside for the import. What an import that fails has written is
+    shown. With TF_CPP_MIN_LOG_LEVEL set by the user everything is.
+
+    Raises:
+        Exception: What the import raises.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
+        importlib.import_module("tensorflow")
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    with tempfile.TemporaryFile() as aside:
+        try:
+            stream = os.dup(2)
+        except OSError:  # started without one
+            return
+        sys.stderr.flush()
+        os.dup2(aside.fileno(), 2)
+        failed = True
+        try:
+            importlib.import_module("tensorflow")
+            failed = False
+        finally:
+            os.dup2(stream, 2)
+            os.close(stream)
+            if failed:
+                aside.seek(0)
+                os.write(2, aside.read())
 
 
 def _keep(record: logging.LogRecord) -> bool:

@@ -22,7 +22,7 @@ from absl import flags
 from simclr_tf import __version__
 from simclr_tf.config import Config, define_flags
 from simclr_tf.errors import NotFiniteError, UserError
-from simclr_tf.quiet import quiet_libraries
+from simclr_tf.quiet import quiet_libraries, start_tensorflow
 
 DEFAULT_PRESET = "quickstart"
 # Three flags that choose settings rather than being one; `Config` does not know them.
@@ -123,10 +123,8 @@ def _train(config: Config) -> int:
         print(f"Writing to {config.model_dir} (choose another with --model_dir).", flush=True)
     folder = str(config.model_dir)
     existed = not fresh and os.path.isdir(folder)
-    # TensorFlow 2.15 greets every process with errors about CUDA that mean nothing; what really
-    # fails raises. TF_CPP_MIN_LOG_LEVEL=0 brings the notices back.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
+        start_tensorflow()
         from simclr_tf.train import train_and_evaluate
         from tf_hub_export import export_saved_model
 

@@ -9,6 +9,7 @@ import sys
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
 from simclr_tf.outputs import check_output_path
+from simclr_tf.quiet import start_tensorflow
 from tf_hub_export import FORMATS, check_format
 from tf_hub_export.atomic import is_export
 from tf_hub_export.onnx_file import require_onnx
@@ -58,6 +59,7 @@ def _export(given: argparse.Namespace) -> None:
     )
     if given.format == "onnx":
         require_onnx()
+    start_tensorflow()
     from tf_hub_export.comparison import CONVERTED
     from tf_hub_export.formats import export_model
     from tf_hub_export.model_card import CARD_FILE, read_json

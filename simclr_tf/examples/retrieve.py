@@ -8,6 +8,7 @@ import sys
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import check_picture
+from simclr_tf.quiet import start_tensorflow
 from simclr_tf.transparency import TRANSPARENT
 
 
@@ -61,6 +62,7 @@ def _retrieve(given: argparse.Namespace) -> None:
     if given.seed < 0:
         raise UserError(f"Expected --seed of at least 0; received: {given.seed}.")
     output = check_picture(given.output, given.overwrite)
+    start_tensorflow()
     from simclr_tf.examples import retrieval
 
     for line in retrieval.retrieve(

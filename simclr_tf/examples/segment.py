@@ -8,6 +8,7 @@ import sys
 from simclr_tf.commands import Arguments, run_command
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import check_picture
+from simclr_tf.quiet import start_tensorflow
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,6 +57,7 @@ def _segment(given: argparse.Namespace) -> None:
             f"{given.batch_size}. Pass another."
         )
     output = check_picture(given.output, given.overwrite) if given.output else None
+    start_tensorflow()
     from simclr_tf.examples import segmentation
     from tf_hub_export.input_contract import input_contract
     from tf_hub_export.sources import load_model
