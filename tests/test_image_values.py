@@ -15,8 +15,11 @@ from simclr_tf.augment import SimCLRAugment, host_views
 from simclr_tf.data import evaluation_dataset
 from simclr_tf.datasets.source import InMemorySource, resize_to_uint8, to_uint8
 from simclr_tf.datasets.user import source_from_dataset
+from simclr_tf.distill import Distiller
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
+from simclr_tf.heads import ProjectionHead
+from simclr_tf.model import SimCLR
 
 TAKEN = {
     "uint8": lambda x: x,
@@ -205,3 +208,28 @@ def test_policy_does_not_hide_the_type() -> None:
     images, _ = batch()
     with pytest.raises(UserError, match="255"):
         made(np.float32(images))
+
+
+def test_soft_and_one_hot_labels_of_the_online_head_and_of_a_student() -> None:
+    """A row of probabilities that is one-hot is the class id; -1 stays "no label"."""
+    images, _ = batch(4)
+    ids = np.array([0, 2, 1, 0])
+
+    def teacher(x: tf.Tensor) -> tf.Tensor:
+        return tf.zeros([tf.shape(x)[0], CLASSES])
+
+    for make, key in (
+        (lambda: SimCLR(encoder(), ProjectionHead(out_dim=4, num_layers=1), identity,
+                        num_classes=CLASSES), "supervised_loss"),
+        (lambda: Distiller(encoder(), CLASSES, teacher, labels_weight=0.5), "supervised_loss"),
+    ):  # fmt: skip
+        losses = []
+        for given in (ids, EYE, EYE.astype(int), SOFT):
+            keras.utils.set_random_seed(0)
+            losses.append(compiled(make()).fit(images, given, verbose=0).history[key][0])
+        assert losses[:2] == pytest.approx(losses[1:3], rel=1e-5)
+        assert losses[3] != pytest.approx(losses[0], rel=1e-3)
+    student = compiled(Distiller(encoder(), CLASSES, teacher, labels_weight=0.5))
+    student.fit(images, np.array([0, -1, 1, -1]), verbose=0)
+    with pytest.raises(UserError, match=r"labels in \[-1, 3\).*row 2"):
+        student.fit(images, np.array([0, -1, -2, 1]), verbose=0)
