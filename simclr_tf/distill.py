@@ -173,7 +173,7 @@ class Distiller(Classifier):
         }
         if labels is None:
             return distill, results
-        known = targets_of(labels, self.num_classes)
+        known = targets(labels, self.num_classes)
         if known.shape.rank == 1:
             losses = supervised_loss(tf.maximum(known, 0), logits, per_example=True)
             losses = tf.where(known >= 0, losses, 0.0)
