@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
 from simclr_tf.errors import UserError
+
+if TYPE_CHECKING:  # `--help` reads the names below, before NumPy is there
+    import numpy as np
 
 TRANSPARENT = ("white", "black", "keep", "mean")
 DEFAULT = "white"
@@ -53,6 +56,8 @@ def composite(colours: np.ndarray, alpha: np.ndarray, transparent: str) -> np.nd
     """
     if transparent == "keep" or alpha.min() == 255:
         return colours
+    import numpy as np
+
     weights = alpha[..., np.newaxis].astype(np.int32)
     ground: np.ndarray | int = 255 if transparent == "white" else 0
     if transparent == "mean":

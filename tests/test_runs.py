@@ -63,7 +63,7 @@ def test_the_chief_alone_writes(tmp_path: Path, capsys: Any) -> None:
     model = Classifier(make_encoder("mlp:4", image_size=4), 2)
     model.compile(keras.optimizers.SGD(0.1))
     store = CheckpointStore(model, model.optimizer, str(tmp_path), writer=other)
-    store.save()
+    store.save(0)
     with new_folder(str(tmp_path / "export"), is_chief=other.is_chief) as scratch:
         Path(scratch, "saved_model.pb").write_text("")
     summaries = Summaries(0, str(tmp_path), lambda step: True, writer=other)
@@ -142,11 +142,11 @@ def test_nan_checkpoints_are_neither_written_nor_resumed_from(tmp_path: Path) ->
     model = Classifier(make_encoder("mlp:4", image_size=4), 2)
     model.compile(keras.optimizers.SGD(0.1))
     store = CheckpointStore(model, model.optimizer, str(tmp_path))
-    healthy = store.save()
+    healthy = store.save(0)
     kernel = model.supervised_head.kernel
     kernel.assign(tf.fill(kernel.shape, np.nan))
     with pytest.raises(NotFiniteError, match="supervised_head.*ckpt-0"):
-        store.save()
+        store.save(0)
     store._step.assign(1)
     sick = store._manager.save(checkpoint_number=1)  # as an earlier version wrote it
     assert store.newest_healthy() == (healthy, [sick])
