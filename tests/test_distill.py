@@ -139,6 +139,7 @@ def test_a_step_minimises_equation_3(labels_weight: float) -> None:
 
 
 def test_student_learns_the_teacher_without_labels() -> None:
+    keras.utils.set_random_seed(0)
     model = student(augment=SimCLRAugment(16, augmentations="crop,flip"))
     model.teacher.supervised_head.kernel.assign(
         np.random.RandomState(0).standard_normal((64, 3)) * 3
