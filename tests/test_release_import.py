@@ -262,7 +262,7 @@ def test_command(archive: Any, golden: Any, tmp_path: Path, capsys: Any) -> None
     assert len(module.trainable_variables_list) == 73
 
     assert import_release.main(argv) == 2
-    assert "Expected --output to be a new folder" in capsys.readouterr().err
+    assert "Expected --output to be a path that does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.slow
