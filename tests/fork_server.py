@@ -57,7 +57,7 @@ def become(start: dict[str, Any]) -> None:
     arguments = start["arguments"]
     safe = bool(os.environ.get("PYTHONSAFEPATH"))
     while arguments[0] in ("-P", "-E"):
-        safe = safe or arguments.pop(0) == "-P"
+        safe = arguments.pop(0) == "-P" or safe
     first = "" if arguments[0] in ("-c", "-m") else os.path.dirname(os.path.abspath(arguments[0]))
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [*([] if safe else [first]), *paths, *sys.path]
