@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,6 +36,7 @@ from simclr_tf.endpoints import (
 )
 from simclr_tf.errors import UserError
 from simclr_tf.keras_cv_backbones import build_backbone, find_backbone
+from simclr_tf.load_failures import explain
 from simclr_tf.resnet import ResNet
 
 __all__ = [
@@ -372,40 +374,42 @@ def _load_weights(
             )
         try:
             _copy(donor("imagenet"), encoder)
-        except Exception as error:
+        except Exception as error:  # a download, a file, a network: `explain` tells them apart
+            failure = explain(error)
             raise UserError(
-                f"Expected to download the published weights of {name}; received: "
-                f"{_first_line(error)}. Connect to the internet once (Keras keeps the file in "
-                "~/.keras), or pass the path of a weights file."
+                f"Expected the published weights of {name}; received: {failure.reason}. "
+                f"{failure.advice} Or pass the path of a weights file.".replace("  ", " ")
             ) from error
         return
-    if not os.path.isfile(weights):
+    path = os.path.expanduser(weights)
+    if not os.path.isfile(path):
+        found = "is a folder" if os.path.isdir(path) else "is not there"
         raise UserError(
-            f"Expected weights to be 'imagenet' or a file; received: {weights!r}, which is not "
-            "there. Correct the path."
+            f"Expected weights to be 'imagenet' or a file; received: {weights!r}, which {found}. "
+            "Correct the path; a checkpoint or an export is named by --checkpoint."
         )
     try:
-        if weights.endswith(".keras"):
-            _copy(keras.models.load_model(weights, compile=False), encoder)
-        else:
-            encoder.load_weights(weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it names one by one is said below, once
+            if path.endswith(".keras"):
+                _copy(keras.models.load_model(path, compile=False), encoder)
+            else:
+                encoder.load_weights(path)
         return
     except Exception as error:
-        reason = error
-    if donor is not None:
+        reason, failure = error, explain(error)
+    # It may be a file of Keras's own network, which names its layers otherwise.
+    if donor is not None and failure.kind in ("shapes", "generation", "format", "unknown"):
         try:
-            _copy(donor(weights), encoder)
+            _copy(donor(path), encoder)
             return
         except Exception as error:
-            reason = error
+            reason, failure = error, explain(error)
+    advice = failure.advice or "Pass the file of this very network, saved without its top."
     raise UserError(
         f"Expected a weights file that fits the encoder {name}; received: {weights!r}: "
-        f"{_first_line(reason)}. Pass the file of this very network, saved without its top."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        f"{failure.reason}. {advice}"
+    ) from reason
 
 
 def _copy(donor: Any, encoder: keras.Model) -> None:

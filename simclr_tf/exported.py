@@ -11,6 +11,7 @@ import tensorflow as tf
 from simclr_tf import transparency
 from simclr_tf.errors import UserError
 from simclr_tf.image_values import check_values, to_float
+from simclr_tf.load_failures import explain
 
 _CARD = "model.json"
 
@@ -78,7 +79,8 @@ class ExportedModel:
         try:
             self.module = tf.saved_model.load(self.path)
         except Exception as error:  # whatever a damaged file makes TensorFlow raise
-            raise _unreadable(self.path, str(error).strip() or type(error).__name__) from error
+            failure = explain(error)
+            raise _unreadable(self.path, failure.reason, failure.advice) from error
         if not callable(self.module):
             raise _unreadable(self.path, "it can't be called")
         self.input_shape = _input_shape(self.module)
@@ -158,9 +160,9 @@ def _transparent(path: str) -> str:
     return said
 
 
-def _unreadable(path: str, reason: str) -> UserError:
+def _unreadable(path: str, reason: str, advice: str = "") -> UserError:
     line = " ".join(reason.split())[:300]
     return UserError(
         f"Expected a SavedModel from images to named endpoints in {path}; received: {line}. "
-        "Export it again with python -m tf_hub_export."
+        f"{advice or 'Export it again with python -m tf_hub_export.'}"
     )

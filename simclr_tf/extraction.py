@@ -16,6 +16,7 @@ from simclr_tf.datasets.source import ImageSource, to_uint8
 from simclr_tf.errors import UserError
 from simclr_tf.exported import ExportedModel
 from simclr_tf.image_values import to_float
+from simclr_tf.load_failures import one_line
 
 
 class Extractor:
@@ -52,10 +53,10 @@ class Extractor:
         try:
             outputs = tf.function(call, autograph=False).get_concrete_function(spec)
         except Exception as error:  # a foreign module, an input of another form: many kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise UserError(
                 f"Expected a model of images of {image_size[0]} x {image_size[1]} pixels, RGB; it "
-                f"can't be called so ({reason}). Pass the --image_size that it was made for."
+                f"can't be called so ({one_line(error)}). "
+                "Pass the --image_size that it was made for."
             ) from error
         shapes = {name: tuple(v.shape[1:]) for name, v in outputs.structured_outputs.items()}
         if endpoint not in shapes:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from simclr_tf.errors import UserError
+from simclr_tf.load_failures import explain, one_line
 
 
 def _architectures() -> dict[str, tuple[str, dict[str, Any]]]:
@@ -67,6 +68,10 @@ def _architectures() -> dict[str, tuple[str, dict[str, Any]]]:
 
 # Built from here, without the description that KerasCV would download first.
 ARCHITECTURES = _architectures()
+_DOWNLOAD = (
+    "network", "refused", "certificate", "checksum", "forbidden", "disk", "damaged", "package",
+    "memory",
+)  # fmt: skip
 _FIXED_SIZE = ("MiTBackbone", "ViTDetBackbone")  # transformers build for one image size
 
 
@@ -94,7 +99,7 @@ def build_backbone(name: str, config: dict[str, Any]) -> tuple[Any, Any]:
     except Exception as error:  # whatever a network raises that cannot be built like this
         raise UserError(
             f"Expected a KerasCV backbone that builds for images of {config.get('input_shape')}; "
-            f"received: keras_cv.{name}, which failed with: {_first_line(error)}. "
+            f"received: keras_cv.{name}, which failed with: {one_line(error, 160)}. "
             "Choose another image size or backbone, as keras_cv.resnet50."
         ) from error
     if len(backbone.inputs) != 1 or len(backbone.outputs[0].shape) != 4:
@@ -175,27 +180,25 @@ def _build(
 ) -> Any:
     # Every rescaling in KerasCV's image backbones is 1 / 255: without it they take [0, 1].
     shapes = [(None, None, channels)] + ([(*sides, channels)] if sides else [])
-    reason = ""
+    failed: Exception | None = None
     for shape in shapes:  # transformers need to know the size
         try:
             return make(include_rescaling=False, input_shape=shape)
         except Exception as error:  # whatever a network raises that cannot be built like this
-            reason = _first_line(error)
-    if re.search("http|URL|kaggle", reason):
+            failed = error
+    assert failed is not None
+    failure = explain(failed, cache="~/.cache/kagglehub")
+    if failure.kind in _DOWNLOAD:
         raise UserError(
-            f"Expected to download the description of keras_cv.{name}, as KerasCV keeps only "
-            f"names; received: {reason}. Connect to the internet once, or choose a backbone that "
-            "needs none, as resnet50, resnet50v2, densenet121, cspdarknets or efficientnetv1b0."
-        )
+            f"Expected the description of keras_cv.{name}, which KerasCV downloads; "
+            f"received: {failure.reason}. {failure.advice} Or choose a backbone that needs no "
+            "download, as resnet50, resnet50v2, densenet121, cspdarknets or efficientnetv1b0."
+        ) from failed
     raise UserError(
         f"Expected a KerasCV backbone that builds for images of {sides or 'any size'} with "
-        f"{channels} channels; received: keras_cv.{name}, which failed with: {reason}. "
+        f"{channels} channels; received: keras_cv.{name}, which failed with: {failure.reason}. "
         "Choose another, as keras_cv.resnet50."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
+    ) from failed
 
 
 def _with(make: Callable[..., Any], config: dict[str, Any], *args: Any) -> Callable[..., Any]:

@@ -22,6 +22,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from simclr_tf.architecture import Architecture, is_tf1, recognise, tf1_names
 from simclr_tf.errors import UserError
+from simclr_tf.load_failures import explain
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -194,10 +195,16 @@ def _open(prefix: str) -> Any:
 
 
 def _damaged(prefix: str, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    failure = explain(error)
+    if failure.kind in ("forbidden", "memory"):
+        return UserError(
+            f"Expected a readable checkpoint at {prefix}; received: {failure.reason}. "
+            f"{failure.advice}"
+        )
     return UserError(
-        f"Expected a readable checkpoint at {prefix}; it is damaged ({reason}). Take an earlier "
-        "one of the same folder: --checkpoint=PREFIX with another --model_dir starts from it."
+        f"Expected a readable checkpoint at {prefix}; it is damaged ({failure.reason}). Take an "
+        "earlier one of the same folder: --checkpoint=PREFIX with another --model_dir starts from "
+        "it."
     )
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import inspect
+import shutil
+import socket
 import sys
+import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -416,13 +420,66 @@ def test_published_weights_keep_what_keras_computes_from_them(
     np.testing.assert_allclose(again(images), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_offline_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def network_failure() -> None:
+    """As Keras raises it: a bare exception, the true one in its context."""
+    try:
+        raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
+    except urllib.error.URLError as error:
+        raise Exception(f"URL fetch failure on https://a.org/b.h5: None -- {error.reason}")  # noqa: B904
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (None, r"no connection to https://a.org/b.h5 .*\. Connect to the internet once"),
+        (OSError(errno.ENOSPC, "No space left on device", "/root/.keras/b.h5"), "Make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "/root/.keras"), "the permissions"),
+        (ValueError("The auto file hash does not match the provided value of 0."), "delete it"),
+        (OSError("Unable to open file (truncated file: eof = 5)"), "file is damaged"),
+        (ImportError("Requires `kagglehub`", name="kagglehub"), "pip install kagglehub"),
+        (MemoryError("Unable to allocate 9 GiB"), "not enough memory"),
+        (ZeroDivisionError("float division"), r"float division\. Or pass the path"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_published_weights_say_what_really_failed(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception | None, said: str
+) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
-        raise OSError("URL fetch failure")
+        if failure is None:
+            network_failure()
+        raise failure
 
     published(monkeypatch, "MobileNet", fail)
-    with pytest.raises(UserError, match="URL fetch failure. Connect to the internet once"):
+    with pytest.raises(UserError, match=said) as caught:
         make_encoder("MobileNet", image_size=32, weights="imagenet")
+    assert ("internet" in str(caught.value)) == (failure is None)
+
+
+def test_weights_files_say_what_really_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, junk, cut = (str(tmp_path / f"{name}.weights.h5") for name in ("good", "junk", "cut"))
+    make_encoder("mlp:8", image_size=32).save_weights(good)
+    content = Path(good).read_bytes()
+    Path(junk).write_bytes(b"no weights")
+    Path(cut).write_bytes(content[: len(content) // 2])
+    shutil.copy(good, tmp_path / "good.txt")
+    for path, said in (
+        (junk, "The file is damaged"),
+        (cut, "The file is damaged"),
+        (str(tmp_path), "which is a folder"),
+        (good + ".gone", "which is not there"),
+        (str(tmp_path / "good.txt"), r"\.weights\.h5, \.h5 or \.keras|The file is damaged"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            make_encoder("mlp:8", image_size=32, weights=path)
+        assert "internet" not in str(caught.value) and "\n" not in str(caught.value)
+    for name in ("mlp:9", "MobileNet"):
+        with pytest.raises(UserError, match="another network|another version of Keras"):
+            make_encoder(name, image_size=32, weights=good)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_encoder("mlp:8", image_size=32, weights="~/good.weights.h5")
 
 
 # --- mistakes -----------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         # What everything may use.
-        "errors compat contrastive_blocks replicas examples atomic_file quiet writers collected"
-        " processor",
+        "errors load_failures compat contrastive_blocks replicas examples atomic_file quiet writers"
+        " collected processor",
         "tf_hub_export outputs json_files process_state finite transparency datasets.own_folders"
         " pipeline_errors devices padding",
         "image_values labels precision",
@@ -68,7 +68,8 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
 KNOW_CONFIG = {"config_checks", "run_folder", "building", "comparing", "train", "run"}
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
-    "", "errors", "atomic_file", "json_files", "quiet", "commands", "outputs", "transparency",
+    "", "errors", "load_failures", "atomic_file", "json_files", "quiet", "commands", "outputs",
+    "transparency",
     "config_checks", "config", "run", "import_release", "benchmark", "processor",
     "embed", "feature_store", "feature_files", "projector",
     "examples", "examples.retrieve", "examples.segment",

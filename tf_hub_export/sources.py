@@ -12,6 +12,7 @@ from simclr_tf.encoders import make_encoder
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
 from simclr_tf.heads import ProjectionHead
+from simclr_tf.load_failures import explain
 from simclr_tf.model import SimCLR
 from simclr_tf.release_import import load_release_weights
 from simclr_tf.run_folder import complete, read_settings
@@ -67,10 +68,14 @@ def _load_keras(path: str) -> SimCLR | Classifier:
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # whatever a damaged or foreign file makes Keras raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        failure = explain(error)
+        advice = (
+            failure.advice
+            if failure.kind in ("package", "forbidden", "memory")
+            else ("Save it again with model.save, on the Keras generation that reads it.")
+        )
         raise UserError(
-            f"Expected a model of Keras in {path}; it can't be read ({reason}). "
-            "Save it again with model.save, on the Keras generation that reads it."
+            f"Expected a model of Keras in {path}; it can't be read ({failure.reason}). {advice}"
         ) from error
     if isinstance(model, (SimCLR, Classifier)):
         return model

@@ -17,9 +17,13 @@ from simclr_tf.datasets.positions import flags_at, on_host
 from simclr_tf.datasets.source import ImageSource, only_at, shuffle_for_epoch
 from simclr_tf.datasets.splits import SplitRange, resolve_split
 from simclr_tf.errors import UserError
+from simclr_tf.load_failures import explain
 
 _READ_FILES_AT_ONCE = 16
 _GUESSED_RECORD_BYTES = 100_000  # about an ImageNet JPEG, where the data set does not say
+
+# What keeps a data set of a right name from being opened.
+_MACHINE = ("network", "refused", "certificate", "forbidden", "disk", "package", "memory")
 
 
 def open_tfds(
@@ -99,25 +103,29 @@ def _prepared_builder(dataset: str, data_dir: str | None) -> Any:
                 "; its archives must be fetched by hand and put into "
                 f"{os.path.join(data_dir or '~/tensorflow_datasets', 'downloads', 'manual')}"
             )
+        failure = explain(error, cache=data_dir or "~/tensorflow_datasets")
+        advice = failure.advice
+        if not advice or by_hand or failure.kind in ("network", "refused", "certificate"):
+            advice = (
+                'On a machine with network run python -c "import tensorflow_datasets as tfds; '
+                f"tfds.builder('{dataset}', data_dir='DIR').download_and_prepare()\", copy DIR "
+                "here and pass --data_dir=DIR."
+            )
         raise UserError(
-            f"Expected '{dataset}' to be prepared or downloadable; received: {_one_line(error)}"
-            f'{by_hand}. On a machine with network run python -c "import tensorflow_datasets as '
-            f"tfds; tfds.builder('{dataset}', data_dir='DIR').download_and_prepare()\", copy DIR "
-            "here and pass --data_dir=DIR."
+            f"Expected '{dataset}' to be prepared or downloadable; received: {failure.reason}"
+            f"{by_hand}. {advice}"
         ) from error
     return builder
 
 
 def _unopened(dataset: str, error: Exception) -> UserError:
+    failure = explain(error)
+    # Of a name that TFDS cannot parse nothing is known but what it says.
+    advice = f" {failure.advice}" if failure.kind in _MACHINE else ""
     return UserError(
         "Expected a TensorFlow Datasets name such as cifar10 or imagenet2012_subset/1pct; "
-        f"received: '{dataset}' ({_one_line(error)})."
+        f"received: '{dataset}' ({failure.reason}).{advice}"
     )
-
-
-def _one_line(error: Exception, length: int = 200) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 class TfdsSource(ImageSource):
