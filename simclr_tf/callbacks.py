@@ -15,6 +15,7 @@ from tensorflow import keras
 
 from simclr_tf.atomic_file import new_file
 from simclr_tf.checkpoints import CheckpointStore
+from simclr_tf.compat import loss_scale
 from simclr_tf.finite import failure
 from simclr_tf.writers import Writer
 
@@ -108,19 +109,23 @@ class StopOnNotFinite(StepCallback):
 
     The progress bar reads the losses of every step anyway: this waits for nothing more. A model
     with a loss scale (float16) leaves out the updates that overflow, so that there a loss must stay
-    non-finite over 10 steps; gradients that overflow beside a finite loss are no failure.
+    non-finite over 10 steps, or up to the end; gradients that overflow beside a finite loss are no
+    failure.
 
     Args:
         first_step: Steps that were taken before.
+        train_steps: Steps of the whole run.
         last_checkpoint: Returns the newest checkpoint's prefix, or None.
 
     Raises:
         NotFiniteError: In `fit`; it says step, learning rate, checkpoint and what to try.
     """
 
-    def __init__(self, first_step: int, last_checkpoint: Callable[[], str | None]) -> None:
+    def __init__(
+        self, first_step: int, train_steps: int, last_checkpoint: Callable[[], str | None]
+    ) -> None:
         super().__init__(first_step)
-        self._last_checkpoint = last_checkpoint
+        self._train_steps, self._last_checkpoint = train_steps, last_checkpoint
         self._in_a_row = 0
 
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
@@ -131,8 +136,8 @@ class StopOnNotFinite(StepCallback):
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        scaled = isinstance(self.model.optimizer, keras.mixed_precision.LossScaleOptimizer)
-        if scaled and self._in_a_row < _SKIPPED_STEPS:
+        may_recover = self._in_a_row < _SKIPPED_STEPS and step < self._train_steps
+        if may_recover and loss_scale(self.model.optimizer) is not None:
             # Else the mean since the last summary would hide that the next step is well.
             for metric in self.model.metrics:
                 metric.reset_state()
@@ -141,11 +146,49 @@ class StopOnNotFinite(StepCallback):
         raise failure(f"the loss is {loss:g}", step, rate, self._last_checkpoint())
 
 
+class SkippedSteps(StepCallback):
+    """Counts the updates that a loss scale (float16) left out since their gradients overflowed.
+
+    The scale falls at each of them. A few at the start find the right scale and are no fault.
+
+    Args:
+        first_step: Steps that were taken before.
+    """
+
+    def __init__(self, first_step: int) -> None:
+        super().__init__(first_step)
+        self._scale: float | None = None
+        self._taken = self._skipped = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._scale = loss_scale(self.model.optimizer)
+
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        if self._scale is None:
+            return
+        scale = loss_scale(self.model.optimizer)
+        assert scale is not None
+        self._taken += 1
+        # 1 is the lowest: there it stands still.
+        self._skipped += scale < self._scale or scale < 1.5
+        self._scale = scale
+
+    def line(self) -> str | None:
+        """Returns what a user should know; None where at least half of the updates were applied."""
+        if 2 * self._skipped <= self._taken:
+            return None
+        return (
+            f"Warning: {self._skipped} of {self._taken} steps moved no weight: their gradients "
+            "overflowed float16. Take --mixed_precision=none or bfloat16, or a higher "
+            "--temperature."
+        )
+
+
 class Summaries(StepCallback):
     """TensorBoard scalars, a picture of the views, and `metrics.csv`, every so many steps.
 
     Each value is the mean over the steps since the last summary; tags are the release's
-    (`train/contrast_loss`, ..., `learning_rate`).
+    (`train/contrast_loss`, ..., `learning_rate`). What is not finite stays out (a cell is empty).
 
     Args:
         first_step: Steps that were taken before.
@@ -183,9 +226,11 @@ class Summaries(StepCallback):
 
     def _write(self, step: int, logs: dict[str, Any]) -> None:
         values = {name: _scalar(value) for name, value in logs.items() if name != "loss"}
-        append_csv(os.path.join(self._folder, "metrics.csv"), {"step": step, **values})
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        cells = {**dict.fromkeys(values, ""), **finite}
+        append_csv(os.path.join(self._folder, "metrics.csv"), {"step": step, **cells})
         with self._writer.as_default():
-            for name, value in values.items():
+            for name, value in finite.items():
                 tag = name if name == "learning_rate" else f"train/{name}"
                 tf.summary.scalar(tag, value, step)
             picture = self._picture(step) if self._picture is not None else None

@@ -113,6 +113,16 @@ def batches_taken(optimizer: Any) -> Any:
     return inner._iterations if KERAS_3 else inner.iterations
 
 
+def loss_scale(optimizer: Any) -> float | None:
+    """Returns an optimizer's present loss scale; None where it has none."""
+    if not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+        return None
+    if not KERAS_3:
+        return float(optimizer.loss_scale)
+    # Before its first step there is only the number that it starts from.
+    return float(getattr(optimizer, "dynamic_scale", optimizer.initial_scale))
+
+
 def replica_logs(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Returns step logs in the shape that `fit` can reduce.
 

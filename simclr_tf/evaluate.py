@@ -224,16 +224,19 @@ def comparison_table(
 
     Args:
         results: What `compare_features` returned.
-        online_name: The row that the online linear head belongs to.
+        online_name: The row that the online linear head belongs to; it stands there alone where
+            the comparison left that row out.
         online_accuracy: The test accuracy of the online linear head.
     """
-    width = max(len(name) for name in results) + 2
+    rows: dict[str, Mapping[str, float]] = {**results}
+    rows.setdefault(online_name, {})
+    width = max(len(name) for name in rows) + 2
     lines = [
         f"{'test accuracy':<{width}}{'online linear head':>20}"
         f"{'logistic regression':>21}{'5 nearest neighbours':>22}"
     ]
-    for name, row in results.items():
+    for name, row in rows.items():
         online = f"{online_accuracy:.3f}" if name == online_name else "-"
-        first, second = row.values()
-        lines.append(f"{name:<{width}}{online:>20}{first:>21.3f}{second:>22.3f}")
+        first, second = [f"{value:.3f}" for value in row.values()] or ["-", "-"]
+        lines.append(f"{name:<{width}}{online:>20}{first:>21}{second:>22}")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from tensorflow import keras
 
 from simclr_tf import building, comparing, evaluate, precision, report, run_folder
 from simclr_tf.augment import host_views
-from simclr_tf.callbacks import Checkpoints, Progress, StopOnNotFinite, Summaries
+from simclr_tf.callbacks import Checkpoints, Progress, SkippedSteps, StopOnNotFinite, Summaries
 from simclr_tf.checkpoints import CheckpointStore, LoadReport, load_weights
 from simclr_tf.config import Config
 from simclr_tf.data import evaluation_dataset, training_dataset
@@ -283,10 +283,12 @@ class Run:
 
         pictured = self._save_views(first_step)
         progress = Progress(first_step, self.train_steps, config.train_batch_size, self.writer)
+        skipped = SkippedSteps(first_step)
         callbacks = [
             progress,
             # Before the others: neither a row nor a checkpoint of numbers that are none.
-            StopOnNotFinite(first_step, lambda: store.latest),
+            StopOnNotFinite(first_step, self.train_steps, lambda: store.latest),
+            skipped,
             Summaries(first_step, self.model_dir, due(summary_steps), pictured, self.writer),
             Checkpoints(first_step, store, due(checkpoint_steps)),
         ]
@@ -299,7 +301,7 @@ class Run:
                 shuffle=False,  # it is; Keras 3 warns
                 verbose=0,
             )
-        for line in source.notices():
+        for line in filter(None, [*source.notices(), skipped.line()]):
             self.writer.say(line)
         return self.train_steps
 

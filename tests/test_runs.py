@@ -15,11 +15,12 @@ import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf.atomic_file import new_file
-from simclr_tf.callbacks import Summaries
+from simclr_tf.callbacks import StopOnNotFinite, Summaries
 from simclr_tf.checkpoints import CheckpointStore, load_weights
 from simclr_tf.collected import FeatureCollection
 from simclr_tf.encoders import make_encoder
 from simclr_tf.errors import NotFiniteError, UserError
+from simclr_tf.evaluate import comparison_table
 from simclr_tf.finetune import Classifier
 from simclr_tf.heads import ProjectionHead
 from simclr_tf.json_files import write_json
@@ -136,6 +137,65 @@ def test_a_run_stops_where_its_loss_is_nan(tmp_path: Path, capsys: Any) -> None:
     assert all(np.isfinite(value).all() for value in weights_of(folder).values())
     assert not (folder / "result.json").exists() and not (folder / "saved_model").exists()
     json.loads((folder / "flags.json").read_text(), parse_constant=pytest.fail)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("scaled", "losses", "stops_at"),
+    [
+        (False, [1.0, NAN], 2),
+        (True, [NAN] * 9 + [1.0], None),
+        (True, [NAN] * 30, 10),
+        (True, [1.0, 1.0, NAN], 3),  # the last of the run: there is no later one to recover in
+        (True, [NAN, NAN], 2),
+    ],
+)
+def test_float16_may_skip_bad_losses_but_not_the_last(
+    scaled: bool, losses: list[float], stops_at: int | None
+) -> None:
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    optimizer: Any = keras.optimizers.SGD(0.1)
+    model.compile(keras.mixed_precision.LossScaleOptimizer(optimizer) if scaled else optimizer)
+    stop = StopOnNotFinite(0, len(losses), lambda: "ckpt-0")
+    stop.set_model(model)
+    for step, loss in enumerate(losses, 1):
+        if step == stops_at:
+            with pytest.raises(NotFiniteError, match=f"step {step} .*loss is nan.*ckpt-0"):
+                stop.on_train_batch_end(0, {"loss": loss, "learning_rate": 0.1})
+            return
+        stop.on_train_batch_end(0, {"loss": loss, "learning_rate": 0.1})
+
+
+def test_what_is_not_finite_stays_out_of_the_tables(tmp_path: Path) -> None:
+    summaries = Summaries(0, str(tmp_path), lambda step: True)
+    summaries.set_model(keras.Sequential([keras.Input([1]), keras.layers.Dense(1)]))
+    for loss in (NAN, 0.5, float("inf")):
+        summaries.on_train_batch_end(0, {"contrast_loss": loss, "learning_rate": 0.25})
+    summaries.on_train_end()
+    lines = (tmp_path / "metrics.csv").read_text().split()
+    assert lines == ["step,contrast_loss,learning_rate", "1,,0.25", "2,0.5,0.25", "3,,0.25"]
+
+
+def test_steps_that_move_nothing_are_said(tmp_path: Path, capsys: Any) -> None:
+    """Finite losses whose gradients overflow float16: the run ends well, and says so."""
+    given = [f"--model_dir={tmp_path}", "--mode=train", "--train_steps=3", "--temperature=1e-9"]
+    assert main(["simclr-tf", *TINY, "--mixed_precision=float16", *given]) == 0
+    assert "Warning: 3 of 3 steps moved no weight" in capsys.readouterr().out
+    given[0] = f"--model_dir={tmp_path / 'float32'}"
+    assert main(["simclr-tf", *TINY, *given]) == 0
+    assert "moved no weight" not in capsys.readouterr().out
+
+
+def test_the_online_head_stands_in_the_comparison_without_its_row() -> None:
+    whole = {"raw pixels": {"logistic": 0.5, "nearest": 0.25}, "this run": {"l": 1.0, "n": 1.0}}
+    table = comparison_table(whole, "this run", 0.875)
+    assert table.splitlines()[-1].split() == ["this", "run", "0.875", "1.000", "1.000"]
+    del whole["this run"]
+    last, row = comparison_table(whole, "this run", 0.875).splitlines()[-2:]
+    assert last.split() == ["raw", "pixels", "-", "0.500", "0.250"]
+    assert row.split() == ["this", "run", "0.875", "-", "-"]
 
 
 def test_nan_checkpoints_are_neither_written_nor_resumed_from(tmp_path: Path) -> None:
