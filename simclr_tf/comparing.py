@@ -8,7 +8,7 @@ from simclr_tf import building, evaluate
 from simclr_tf.config import Config
 from simclr_tf.data import evaluation_dataset
 from simclr_tf.datasets import ImageSource
-from simclr_tf.datasets.source import machine_memory
+from simclr_tf.memory import machine_memory
 
 # Time: the comparison is quick up to about this many images. --eval_baselines=always goes on.
 QUICK_IMAGES = 10_000

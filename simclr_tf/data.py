@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +15,15 @@ from simclr_tf import image_ops, image_values
 from simclr_tf.datasets.source import (
     ImageSource,
     InMemorySource,
-    machine_memory,
     resize_to_uint8,
 )
 from simclr_tf.errors import UserError
+from simclr_tf.memory import available_memory, in_words
 
 _EVALUATION_CROP = 0.875  # the release; none at or below 32 pixels
 _UNCROPPED_SIZE = 32
+_CACHE_SHARE = 0.8  # of the memory that is free when the cache is filled
+_BYTES_BESIDE = 128  # label, size and what Python keeps of an array
 
 # (image uint8 or float32 (h, w, c), seed int32 (2,)) -> one view or a tuple of two
 HostTransform = Callable[[tf.Tensor, tf.Tensor], Any]
@@ -188,7 +191,8 @@ def in_memory(source: ImageSource, canvas: int | None = None) -> InMemorySource:
         A source that needs no decoding. One that is in memory already is returned as it is.
 
     Raises:
-        UserError: the images take more than 80% of this machine's memory, or none is readable.
+        UserError: the images take more than 80% of the memory that is free now, or none is
+            readable.
 
     Example:
         >>> in_memory(open_source("/path/to/images", "train"), canvas=320)
@@ -211,18 +215,12 @@ def in_memory(source: ImageSource, canvas: int | None = None) -> InMemorySource:
         return example
 
     data = source.ordered_keys().map(load, tf.data.AUTOTUNE, deterministic=True)
-    _require_memory(source, data.element_spec["image"])
-    with source.user_errors():
-        examples = [e for e in data.prefetch(8).as_numpy_iterator() if e["ok"]]
-    if not examples:
-        raise UserError(f"Expected readable images in '{source.name}'; received: none.")
+    images, labels, sizes = _collect(source, data)
     logging.info("... done in %.1f s.", time.monotonic() - started)
-    images = [example.pop("image") for example in examples]
-    one_size = len({image.shape for image in images}) == 1
     cached = InMemorySource(
-        np.stack(images) if one_size else images,
-        np.array([e["label"] for e in examples]) if source.labelled else None,
-        sizes=np.array([e["size"] for e in examples]),
+        images,
+        np.array(labels) if source.labelled else None,
+        sizes=np.array(sizes),
         name=source.name,
         split=source.split,
         num_classes=source.num_classes,
@@ -230,6 +228,61 @@ def in_memory(source: ImageSource, canvas: int | None = None) -> InMemorySource:
     )
     cached.bad_images = source.bad_images
     return cached
+
+
+def _collect(
+    source: ImageSource, data: tf.data.Dataset
+) -> tuple[np.ndarray | list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Returns the readable images, their labels and sizes, never holding an image twice.
+
+    Raises:
+        UserError: they take more than their share of the free memory: before the first is decoded
+            where all have one size, else at the image that is too many; or none is readable.
+    """
+    spec = data.element_spec["image"]
+    free = available_memory()
+    limit = math.inf if free is None else _CACHE_SHARE * free
+    count = source.num_examples
+    assert count is not None
+    labels: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
+    whole: np.ndarray | None = None
+    images: list[np.ndarray] = []
+    held = 0
+    if spec.shape.is_fully_defined():
+        need = count * (spec.shape.num_elements() * spec.dtype.size + _BYTES_BESIDE)
+        if need > limit:
+            raise _too_large(source, f"{count} images that need {in_words(need)}", limit)
+        whole = np.empty([count, *spec.shape], spec.dtype.as_numpy_dtype)
+    with source.user_errors():
+        for example in data.prefetch(8).as_numpy_iterator():
+            if not example["ok"]:
+                continue
+            if whole is None:
+                held += example["image"].nbytes + _BYTES_BESIDE
+                if held > limit:
+                    so_far = f"{len(images) + 1} of {count} images that take {in_words(held)}"
+                    raise _too_large(source, so_far, limit)
+                images.append(example["image"])
+            else:
+                whole[len(sizes)] = example["image"]
+            sizes.append(example["size"])
+            if source.labelled:
+                labels.append(example["label"])
+    if not sizes:
+        raise UserError(f"Expected readable images in '{source.name}'; received: none.")
+    if whole is None and len({image.shape for image in images}) == 1:
+        whole = np.empty([len(images), *images[0].shape], images[0].dtype)
+        for index in range(len(images)):
+            whole[index], images[index] = images[index], images[0][:0]
+    return (images if whole is None else whole[: len(sizes)]), labels, sizes
+
+
+def _too_large(source: ImageSource, received: str, limit: float) -> UserError:
+    return UserError(
+        f"Expected the decoded images of '{source.name}' to fit in memory ({in_words(limit)}, "
+        f"{_CACHE_SHARE:.0%} of what is free); received: {received}. Do not pass --cache_dataset."
+    )
 
 
 def _ordered_keys(
@@ -309,19 +362,6 @@ def _local_batch(batch_size: int, context: tf.distribute.InputContext | None) ->
             f"received: {batch_size}. Pass --train_batch_size={batch_size // replicas * replicas}."
         )
     return context.get_per_replica_batch_size(batch_size)
-
-
-def _require_memory(source: ImageSource, image: tf.TensorSpec) -> None:
-    have, pixels = machine_memory(), image.shape.num_elements()
-    if pixels is None or source.num_examples is None or have is None:
-        return
-    need = source.num_examples * pixels * image.dtype.size
-    if need > 0.8 * have:
-        raise UserError(
-            f"Expected the decoded images of '{source.name}' to fit in memory "
-            f"({have / 2**30:.0f} GiB); received: {source.num_examples} images that need "
-            f"{need / 2**30:.0f} GiB. Do not pass --cache_dataset."
-        )
 
 
 def _with_options(

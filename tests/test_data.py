@@ -8,9 +8,11 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from peak_memory import last_number
 from PIL import Image
 
 from simclr_tf import data as pipeline
+from simclr_tf import memory
 from simclr_tf.data import evaluation_dataset, host_size, in_memory, training_dataset
 from simclr_tf.datasets import InMemorySource, open_source, source_from_dataset
 from simclr_tf.errors import UserError
@@ -440,9 +442,77 @@ def test_memory_of_a_cache_is_counted_by_type_and_channels(
 ) -> None:
     images = tf.zeros([10, 8, 8, channels], dtype)
     source = source_from_dataset(tf.data.Dataset.from_tensor_slices(images))
-    held = images.numpy().nbytes
-    monkeypatch.setattr(pipeline, "machine_memory", lambda: int(held / 0.8) - 2)
-    with pytest.raises(UserError, match="to fit in memory"):
+    held = images.numpy().nbytes + 10 * 128
+    monkeypatch.setattr(pipeline, "available_memory", lambda: int(held / 0.8) - 2)
+    with pytest.raises(UserError, match=r"80% of what is free\); received: 10 images that need"):
         in_memory(source)
-    monkeypatch.setattr(pipeline, "machine_memory", lambda: int(held / 0.8) + 2)
+    monkeypatch.setattr(pipeline, "available_memory", lambda: int(held / 0.8) + 2)
     assert in_memory(source).num_examples == 10
+
+
+def test_memory_of_images_of_many_sizes_is_counted_as_they_come(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No size is known before an image is decoded: the count stops with both numbers."""
+    source = open_source(folder, "all", eval_fraction=0.5)
+    whole = in_memory(source)
+    assert not whole.static_shape
+    sizes = [whole.decode(i)["image"].numpy().nbytes + 128 for i in range(whole.num_examples)]
+    monkeypatch.setattr(pipeline, "available_memory", lambda: int(sum(sizes) / 0.8) + 2)
+    assert in_memory(source).num_examples == len(sizes)
+    monkeypatch.setattr(pipeline, "available_memory", lambda: int(sum(sizes[:4]) / 0.8) + 2)
+    with pytest.raises(UserError, match=f"received: 5 of {len(sizes)} images that take"):
+        in_memory(source)
+
+
+MEASURE = """
+import tensorflow as tf
+from simclr_tf.data import training_dataset
+from simclr_tf.datasets import source_from_dataset
+
+shape = [512, 512, 3]
+images = tf.data.Dataset.range(200).map(
+    lambda i: tf.ensure_shape(tf.fill(shape, tf.cast(i % 256, tf.uint8)), shape))
+
+def read(count):
+    source = source_from_dataset(images.take(count), num_examples=count)
+    data = training_dataset(source, batch_size=2, image_size=512, seed=0, cache=True)
+    for _ in zip(range(100), data):
+        pass
+
+read(2)
+before = peak()
+read(200)
+print(100 * (peak() - before) * 1024 // (200 * 512 * 512 * 3))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.one_lane
+def test_a_cache_takes_the_memory_that_was_counted() -> None:
+    """Not twice: neither while it is filled nor while tf.data reads it."""
+    assert 80 < last_number(MEASURE) < 135
+
+
+def test_memory_is_read_from_the_system_and_the_container(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 2**20 < memory.available_memory() <= memory.machine_memory()
+    files = {
+        "/proc/self/cgroup": "0::/box/job\n",
+        "/proc/meminfo": "MemTotal: 9000000 kB\nMemAvailable:    4000000 kB\n",
+        "/sys/fs/cgroup/box/memory.max": "1000000000\n",
+        "/sys/fs/cgroup/box/memory.current": "900000000\n",
+        "/sys/fs/cgroup/box/memory.stat": "anon 1\ninactive_file 300000000\n",
+        "/sys/fs/cgroup/box/job/memory.max": "max\n",
+    }
+    monkeypatch.setattr(memory, "_read", lambda path: files.get(path, ""))
+    assert memory.machine_memory() == 10**9
+    assert memory.available_memory() == 400_000_000
+    files["/sys/fs/cgroup/box/memory.max"] = "max\n"
+    assert memory.available_memory() == 4_096_000_000
+    files["/proc/self/cgroup"] = "5:cpu:/a\n7:memory:/b\n"
+    files["/sys/fs/cgroup/memory/b/memory.limit_in_bytes"] = "5000\n"
+    files["/sys/fs/cgroup/memory/b/memory.usage_in_bytes"] = "4000\n"
+    assert (memory.machine_memory(), memory.available_memory()) == (5000, 1000)
+    assert memory.in_words(5000) == "4.9 KiB" and memory.in_words(3.3 * 2**30) == "3.3 GiB"

@@ -21,7 +21,7 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     for row in (
         # What everything may use.
         "errors load_failures compat contrastive_blocks replicas examples atomic_file quiet writers"
-        " collected processor",
+        " collected processor memory",
         "tf_hub_export outputs json_files process_state finite transparency datasets.own_folders"
         " pipeline_errors devices padding",
         "image_values labels precision",
@@ -69,7 +69,7 @@ KNOW_CONFIG = {"config_checks", "run_folder", "building", "comparing", "train", 
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
     "", "errors", "load_failures", "atomic_file", "json_files", "quiet", "commands", "outputs",
-    "transparency",
+    "transparency", "memory",
     "config_checks", "config", "run", "import_release", "benchmark", "processor",
     "embed", "feature_store", "feature_files", "projector",
     "examples", "examples.retrieve", "examples.segment",

@@ -10,8 +10,9 @@ import tensorflow as tf
 from absl import logging
 
 from simclr_tf.datasets.positions import flags_at, keep_flagged, on_host
-from simclr_tf.datasets.source import ImageSource, IndexedSource, machine_memory
+from simclr_tf.datasets.source import ImageSource, IndexedSource
 from simclr_tf.errors import UserError
+from simclr_tf.memory import in_words, machine_memory
 
 
 class ChosenRecords(IndexedSource):
@@ -42,8 +43,8 @@ class ChosenRecords(IndexedSource):
         if have is not None and need > have / 2:
             raise UserError(
                 f"Expected the chosen images of '{whole.name}' to fit in half of this machine's "
-                f"memory ({have / 2**31:.0f} GiB); received: {len(positions)} of about "
-                f"{need / 2**30:.0f} GiB. Choose fewer, or a split such as train[:10%]."
+                f"memory ({in_words(have / 2)}); received: {len(positions)} of about "
+                f"{in_words(need)}. Choose fewer, or a split such as train[:10%]."
             )
         self._whole, self._positions, self._record_bytes = whole, positions, record_bytes
         self._records: tf.Tensor | None = None

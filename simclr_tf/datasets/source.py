@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -293,10 +292,10 @@ class InMemorySource(IndexedSource):
             image_values.check_values(part)
         if isinstance(images, np.ndarray) and images.dtype.kind == "f":
             images = images.astype(np.float32)
-        self._dtype = tf.as_dtype(images[0].dtype)
-        # On the host on purpose: the images may be larger than the device's memory.
+        # As NumPy holds them: tf.data copies a tensor that its functions read, once more for each
+        # pipeline, and on a device it may not fit.
+        self._images = images if stacked else list(images)
         with tf.device("CPU:0"):
-            self._images = tf.constant(images) if stacked else list(images)
             self._labels = None if labels is None else tf.constant(labels, tf.int64)
             self._sizes = None if sizes is None else tf.constant(sizes, tf.int32)
 
@@ -305,17 +304,21 @@ class InMemorySource(IndexedSource):
     ) -> dict[str, tf.Tensor]:
         """Looks up one index, or, where all images share a size, a vector of indices."""
         del min_side, replace_bad  # nothing to gain, nothing to replace
-        if self.decodes_batches:
-            image = tf.gather(self._images, key)
-        else:
-            image = tf.numpy_function(lambda i: self._images[int(i)], [key], self._dtype)
-            image = tf.ensure_shape(image, self.image_shape)
+        key = tf.convert_to_tensor(key, tf.int64)
+        image = tf.numpy_function(self._at, [key], tf.as_dtype(self._images[0].dtype))
+        image = tf.ensure_shape(image, [*key.shape, *self.image_shape])
         size = tf.shape(image)[-3:-1] if self._sizes is None else tf.gather(self._sizes, key)
         size = tf.broadcast_to(size, tf.concat([tf.shape(key), [2]], 0))
         example = {"image": image, "size": size, "ok": tf.ones_like(key, tf.bool)}
         if self._labels is not None:
             example["label"] = tf.gather(self._labels, key)
         return example
+
+    def _at(self, key: np.ndarray) -> np.ndarray:
+        """Returns the image of one index, or the images of a vector of indices."""
+        if isinstance(self._images, np.ndarray):
+            return self._images[key]
+        return self._images[int(key)]
 
     def read_labels(self) -> np.ndarray:
         """Returns the labels, int64 (N,)."""
@@ -325,11 +328,11 @@ class InMemorySource(IndexedSource):
         """Returns a source of the images at these positions alone."""
         chosen = copy.copy(self)
         chosen.num_examples = len(positions)
+        if isinstance(self._images, np.ndarray):
+            chosen._images = self._images[positions]
+        else:
+            chosen._images = [self._images[i] for i in positions]
         with tf.device("CPU:0"):
-            if self.decodes_batches:
-                chosen._images = tf.gather(self._images, positions)
-            else:
-                chosen._images = [self._images[i] for i in positions]
             for name in ("_labels", "_sizes"):
                 values = getattr(self, name)
                 setattr(chosen, name, None if values is None else tf.gather(values, positions))
@@ -361,13 +364,6 @@ def only_at(labels: np.ndarray, shown: np.ndarray) -> np.ndarray:
     kept = np.full_like(labels, -1)
     kept[shown] = labels[shown]
     return kept
-
-
-def machine_memory() -> int | None:
-    """Returns this machine's memory in bytes; None where the system does not say."""
-    if not hasattr(os, "sysconf"):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def shuffle_for_epoch(
