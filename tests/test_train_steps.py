@@ -63,7 +63,12 @@ def run_steps(model: Any, batches: list[Any], strategy: Any = None) -> np.ndarra
 
 @pytest.mark.parametrize(
     "strategy",
-    [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)],
+    [
+        1,
+        pytest.param(2, marks=pytest.mark.slow),
+        # test_replicas compares four with one on both lanes.
+        pytest.param(4, marks=[pytest.mark.slow, pytest.mark.one_lane]),
+    ],
     indirect=True,
 )
 def test_five_pretraining_steps(strategy: Any, golden: Any) -> None:
