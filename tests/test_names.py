@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorflow import keras
 
 import simclr_tf
 from simclr_tf import config_checks, optimizers, resnet, transparency
@@ -35,7 +34,7 @@ def test_what_can_be_asked_for_is_what_can_be_built() -> None:
     assert choices("optimizer") == set(optimizers.OPTIMIZERS)
     assert choices("transparent") == set(transparency.TRANSPARENT)
     for name in optimizers.OPTIMIZERS:
-        assert isinstance(optimizers.make_optimizer(name, 0.1), keras.optimizers.Optimizer)
+        assert callable(optimizers.make_optimizer(name, 0.1).apply_gradients)
 
 
 def test_presets_are_those_that_the_readme_names() -> None:
