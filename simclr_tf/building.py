@@ -121,6 +121,7 @@ def make_model(
             hidden_norm=config.hidden_norm,
             num_classes=num_classes,
             supervised_loss_weight=config.lineareval_loss_weight,
+            supervised_batch_norm=config.lineareval_batch_norm,
             micro_batch_size=config.micro_batch_size or None,
             **common,
         )

@@ -20,10 +20,14 @@ from simclr_tf.architecture import Architecture
 from simclr_tf.compat import batches_taken, optimizer_variables, raw_variable, short_name
 from simclr_tf.errors import UserError
 from simclr_tf.finite import failure, not_finite
+from simclr_tf.heads import without_batch_norm
 from simclr_tf.stored_weights import VALUE, StoredWeights, all_checkpoints, newest_checkpoint
 from simclr_tf.writers import Writer
 
 _ENCODER, _PROJECTION, _SUPERVISED = "resnet_model/", "_projection_head/", "supervised_head/"
+_LINEAR = [f"{_SUPERVISED}linear_layer/dense/{name}" for name in ("kernel", "bias")]
+# Not the release's: batch norm before the linear head.
+_LINEAR_NORM = [f"{_SUPERVISED}bn/{name}" for name in ("moving_mean", "moving_variance")]
 
 
 def model_variables(model: keras.Model) -> dict[str, Any]:
@@ -39,8 +43,13 @@ def model_variables(model: keras.Model) -> dict[str, Any]:
         path = f"{_PROJECTION}linear_layers/{index}"
         variables |= _layer_variables(dense, f"{path}/dense")
         variables |= _layer_variables(norm, f"{path}/bn_relu/bn")
-    if model.supervised_head is not None:
-        variables |= _layer_variables(model.supervised_head, f"{_SUPERVISED}linear_layer/dense")
+    linear = model.supervised_head
+    if linear is not None:
+        variables |= dict(zip(_LINEAR, (linear.kernel, linear.bias), strict=True))
+        if linear.batch_norm is not None:
+            norm = linear.batch_norm
+            moving = (norm.moving_mean, norm.moving_variance)
+            variables |= dict(zip(_LINEAR_NORM, moving, strict=True))
     return variables
 
 
@@ -147,6 +156,7 @@ def load_weights(
 
     Returns:
         The report. Nothing is assigned where a name is missing or a shape differs: decide by it.
+        A linear head behind batch norm goes to a plain one as the plain one that it equals.
 
     Raises:
         UserError: No readable checkpoint there, or one that holds NaN or infinity.
@@ -154,7 +164,9 @@ def load_weights(
     stored = path if isinstance(path, StoredWeights) else StoredWeights(path)
     variables = model_variables(model)
     report = LoadReport(architecture=stored.architecture)
-    for name in (*variables, *sorted(set(stored.shapes) - set(variables))):
+    folds = set(_LINEAR_NORM) <= set(stored.shapes) and not set(_LINEAR_NORM) & set(variables)
+    others = set(stored.shapes) - set(variables) - set(_LINEAR_NORM if folds else ())
+    for name in (*variables, *sorted(others)):
         theirs = stored.shapes.get(name)
         ours = tuple(variables[name].shape) if name in variables else None
         if variable_schema and not re.match(variable_schema, schema_name(name)):
@@ -170,6 +182,9 @@ def load_weights(
     if whole and (report.missing or report.unused or report.mismatched):
         return report
     tensors = {name: stored.read(name) for name in report.loaded}
+    if folds and set(_LINEAR) <= set(tensors):
+        whole_head = (stored.read(name) for name in (*_LINEAR, *_LINEAR_NORM))
+        tensors |= dict(zip(_LINEAR, without_batch_norm(*whole_head), strict=True))
     bad = not_finite(tensors)
     if bad is not None:
         raise UserError(

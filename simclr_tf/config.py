@@ -194,6 +194,10 @@ class Config:
         1.0, "Loss", "Weight of that head's loss: with lars and momentum, a factor on its own "
         "learning rate.", above=0,
     )  # fmt: skip
+    lineareval_batch_norm: bool = _flag(
+        False, "Loss", "That head reads features through batch norm without scale and offset: "
+        "still linear, and learns sooner.",
+    )  # fmt: skip
 
     optimizer: str = _flag(
         "lars", "Optimizer", "Update rule.", choices=("lars", "momentum", "adam", "lamb")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
@@ -13,7 +14,7 @@ from simclr_tf.blocks import batch_that_counts
 from simclr_tf.compat import batches_taken, register, replica_logs, serialize
 from simclr_tf.encoders import wrap_encoder
 from simclr_tf.errors import UserError
-from simclr_tf.heads import ProjectionHead, linear_head
+from simclr_tf.heads import ProjectionHead, linear_head, without_batch_norm
 from simclr_tf.labels import targets
 from simclr_tf.losses import nt_xent, supervised_loss
 
@@ -47,6 +48,8 @@ class SimCLR(steps.StepModel):
         supervised_loss_weight: Weight of the linear head's loss, above 0. Behind the stop-gradient
             it scales the head's gradient alone, which with LARS and SGD is its learning rate: long
             features call for less than 1 (SGD overshoots above about 8 / |h|^2).
+        supervised_batch_norm: Whether the linear head reads features through batch norm without
+            scale and offset: still linear, and quick to learn where features are long or uneven.
         micro_batch_size: Images embedded at a time (both views of each), for batches whose
             activations do not fit into memory: gradient caching, see `simclr_tf.gradient_cache`.
             It must divide a replica's batch. The gradient is that of the whole batch where an
@@ -84,6 +87,7 @@ class SimCLR(steps.StepModel):
         weight_decay: float = 0.0,
         projection_selector: int = 0,
         supervised_loss_weight: float = 1.0,
+        supervised_batch_norm: bool = False,
         micro_batch_size: int | None = None,
         seed: int = 0,
         value_range: Sequence[float] | None = image_values.UNIT_RANGE,
@@ -112,11 +116,17 @@ class SimCLR(steps.StepModel):
         self.weight_decay = weight_decay
         self.projection_selector = projection_selector
         self.supervised_loss_weight = supervised_loss_weight
+        self.supervised_batch_norm = supervised_batch_norm
         self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.supervised_head = None
         if num_classes is not None:
-            self.supervised_head = linear_head(num_classes)
+            self.supervised_head = linear_head(
+                num_classes,
+                batch_norm=supervised_batch_norm,
+                batch_norm_momentum=self.projection_head.batch_norm_momentum,
+                synchronized=self.projection_head.synchronized,
+            )
             width = self.encoder.output_shape[-1]
             width = self.projection_head.selected_width(width, projection_selector)
             self.supervised_head.build((None, width))
@@ -124,6 +134,35 @@ class SimCLR(steps.StepModel):
         if num_classes is not None:
             names += ["supervised_loss", "supervised_acc"]
         self._finish(augment, names, evaluates=num_classes is not None, value_range=value_range)
+
+    def with_plain_head(self) -> SimCLR:
+        """Returns a model of the same layers whose linear head reads features as they are.
+
+        Its logits are the same: in inference a head behind batch norm is a linear one. This model
+        is not changed; where its head is plain already, it is what is returned.
+        """
+        head = self.supervised_head
+        if head is None or head.batch_norm is None:
+            return self
+        plain = SimCLR(
+            self.encoder,
+            projection_head=self.projection_head,
+            augment=self.augment,
+            temperature=self.temperature,
+            hidden_norm=self.hidden_norm,
+            num_classes=self.num_classes,
+            weight_decay=self.weight_decay,
+            projection_selector=self.projection_selector,
+            supervised_loss_weight=self.supervised_loss_weight,
+            seed=self.seed,
+            value_range=self.value_range,
+            name=self.name,
+        )
+        norm = head.batch_norm
+        variables = (head.kernel, head.bias, norm.moving_mean, norm.moving_variance)
+        values = without_batch_norm(*(np.asarray(variable) for variable in variables))
+        plain.supervised_head.set_weights(values)
+        return plain
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns features h, (N, d), of images (N, height, width, channels)."""
@@ -217,7 +256,8 @@ class SimCLR(steps.StepModel):
         }
         loss = contrast.loss
         if self.supervised_head is not None:
-            logits = self.supervised_head(tf.stop_gradient(hidden[self.projection_selector]))
+            frozen = tf.stop_gradient(hidden[self.projection_selector])
+            logits = self.supervised_head(frozen, training=True)
             both = tf.concat([labels, labels], 0)
             losses = supervised_loss(both, logits, per_example=True)
             results["supervised_loss"] = replicas.share_of_mean(losses, count, copies=2)
@@ -281,6 +321,7 @@ class SimCLR(steps.StepModel):
             "weight_decay": self.weight_decay,
             "projection_selector": self.projection_selector,
             "supervised_loss_weight": self.supervised_loss_weight,
+            "supervised_batch_norm": self.supervised_batch_norm,
             "micro_batch_size": self.micro_batch_size,
             "seed": self.seed,
             "value_range": self.value_range,

@@ -255,7 +255,7 @@ def excluded_variables(model: keras.Model, supervised_head: Any = None) -> list[
         found.update((id(v), v) for v in candidates if v is not None and id(v) in own)
     head = getattr(model, "supervised_head", None) if supervised_head is None else supervised_head
     if head is not None:
-        found.update((id(v), v) for v in head.weights)
+        found.update((id(v), v) for v in head.trainable_weights)
     return list(found.values())
 
 

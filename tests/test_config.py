@@ -70,8 +70,8 @@ OURS = {
     "encoder_weights", "augmentations", "brightness", "strategy", "cpu_replicas", "augment_on",
     "transparent",
     "on_bad_image", "eval_fraction", "crop_area_min", "jit_compile", "eval_baselines",
-    "lineareval_loss_weight", "micro_batch_size", "augment_jit_compile", "label_fraction",
-    "label_seed", "teacher", "distill_temperature", "distill_labels_weight",
+    "lineareval_loss_weight", "lineareval_batch_norm", "micro_batch_size", "augment_jit_compile",
+    "label_fraction", "label_seed", "teacher", "distill_temperature", "distill_labels_weight",
 }  # fmt: skip
 
 

@@ -53,7 +53,9 @@ def make_model(kind: str, **settings: Any) -> Any:
     if kind == "contrast":
         model: Any = SimCLR(encoder(), temperature=1.0, **common, **settings)
     elif kind == "pretrain":
-        model = SimCLR(encoder(), temperature=1.0, num_classes=CLASSES, **common, **settings)
+        # Behind batch norm; a plain linear head is what `classify` trains.
+        settings = {"num_classes": CLASSES, "supervised_batch_norm": True, **settings}
+        model = SimCLR(encoder(), temperature=1.0, **common, **settings)
     elif kind == "classify":
         model = Classifier(encoder(), CLASSES, projection_selector=1, **common)
     else:

@@ -11,6 +11,7 @@ from tensorflow import keras
 from simclr_tf.checkpoints import model_variables, nested_variables
 from simclr_tf.compat import raw_variable
 from simclr_tf.endpoints import endpoint_model
+from simclr_tf.model import SimCLR
 from simclr_tf.writers import writer_of
 from tf_hub_export.atomic import new_folder
 from tf_hub_export.comparison import deviations, require_close, sample_images
@@ -44,6 +45,8 @@ def export_saved_model(
     `make_signatures`) and `check_images` do. The folder explains itself: `README.md` and
     `model.json` say what the model is and what it takes, with code that runs.
 
+    A linear head behind batch norm is written as the plain one that it equals.
+
     Args:
         model: The model; it is not changed.
         path: Folder to write; complete or absent at any moment. Of several workers the chief writes
@@ -70,6 +73,8 @@ def export_saved_model(
         >>> features = tf.saved_model.load('/tmp/module')(images)['final_avg_pool']
     """
     with new_folder(path, overwrite, writer_of(model).is_chief) as partial:
+        if isinstance(model, SimCLR):
+            model = model.with_plain_head()
         settings = (details or {}).get("settings") or {}
         contract = input_contract(
             model,

@@ -143,6 +143,7 @@ def _build(settings: Mapping[str, Any], classes: int | None, folder: str) -> Sim
             hidden_norm=settings["hidden_norm"],
             # A run of an earlier version has no such setting.
             supervised_loss_weight=settings.get("lineareval_loss_weight", 1.0),
+            # The linear head of a run is read as a plain one, whatever stood before it.
             weight_decay=settings["weight_decay"],
             seed=settings["seed"],
         )
