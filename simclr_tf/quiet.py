@@ -75,33 +75,21 @@ def start_tensorflow() -> None:
     is set aside for the import. What an import that fails has written is shown. With
     TF_CPP_MIN_LOG_LEVEL set by the user everything is.
 
-    The environment is afterwards what it was.
+    Both variables stay set for the process: TensorFlow 2.15 reads them at the first operation.
 
     Raises:
         Exception: What the import raises.
     """
     if "tensorflow" in sys.modules:
         return
-    wanted = {}
     if "avx2" in (cpu_features() or ()):
-        wanted["TF_ENABLE_ONEDNN_OPTS"] = "1"
-    quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-    if quiet:
-        wanted["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    with _environment(wanted), _nothing_shown() if quiet else contextlib.nullcontext():
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         importlib.import_module("tensorflow")
-
-
-@contextlib.contextmanager
-def _environment(wanted: dict[str, str]) -> Iterator[None]:
-    """Sets environment variables that are not set, for a block: TensorFlow reads them once."""
-    missing = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(missing)
-    try:
-        yield
-    finally:
-        for name in missing:
-            os.environ.pop(name, None)
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    with _nothing_shown():
+        importlib.import_module("tensorflow")
 
 
 @contextlib.contextmanager

@@ -20,10 +20,10 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
         # What everything may use.
-        "errors load_failures compat contrastive_blocks replicas examples atomic_file quiet writers"
+        "errors load_failures compat contrastive_blocks replicas examples atomic_file writers"
         " collected processor memory",
-        "tf_hub_export outputs json_files process_state finite transparency datasets.own_folders"
-        " pipeline_errors devices padding",
+        "quiet tf_hub_export outputs json_files process_state finite transparency"
+        " datasets.own_folders pipeline_errors devices padding",
         "image_values labels precision",
         "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
         " tf_hub_export.tflite tf_hub_export.onnx_file examples.pictures convolution",
