@@ -267,7 +267,8 @@ def test_help_and_missing_arguments_import_no_tensorflow(
 @pytest.mark.slow
 def test_pretraining_on_digits_beats_scratch(command: Callable[..., str], tmp_path: Path) -> None:
     """A short pretraining, without labels, then few labelled scenes. A few minutes."""
-    settings = ["--preset=quickstart", "--train_epochs=15", "--nolineareval_while_pretraining",
+    settings = ["--preset=mnist_5k_pretrain", "--train_epochs=15",
+                "--nolineareval_while_pretraining",
                 "--learning_rate=1.5", "--checkpoint_epochs=15", "--mode=train"]  # fmt: skip
     assert train(["simclr-tf", *settings, f"--model_dir={tmp_path / 'run'}"]) == 0
     said = command(f"--saved_model={tmp_path / 'run'}", "--scenes=50", "--steps=150",
