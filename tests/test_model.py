@@ -358,13 +358,18 @@ class TestDevices:
         assert ops_without_gpu_kernel(self.traced_step(model)) == ["ResizeBicubic"]
 
     @pytest.mark.parametrize(
-        "encoder", [small_encoder, pytest.param(small_resnet, marks=pytest.mark.slow)]
+        ("encoder", "views"),
+        [
+            (small_encoder, "crop,flip,color,blur"),
+            pytest.param(small_resnet, "crop,flip", marks=pytest.mark.slow),
+        ],
     )
-    def test_the_whole_step_compiles(self, encoder: Any) -> None:
+    def test_the_whole_step_compiles(self, encoder: Any, views: str) -> None:
         """And does what the plain graph does: the views' draws, the loss, every weight."""
         images, labels = (tf.constant(x) for x in batch())
         outcomes = []
-        model = small_model(encoder=encoder(), augment=every_view(), temperature=0.5)
+        augment = SimCLRAugment(16, augmentations=views)
+        model = small_model(encoder=encoder(), augment=augment, temperature=0.5)
         model.compile(optimizer=LARS(0.1))
         model.optimizer.build(model.trainable_variables)
         start = model.get_weights()
