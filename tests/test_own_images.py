@@ -20,6 +20,7 @@ ENCODER = ["--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.0625",
 RUN = [*ENCODER, "--mode=train_then_eval", "--train_batch_size=8", "--eval_batch_size=8",
        "--train_steps=3", "--warmup_epochs=0", "--learning_rate=0.1", "--train_split=train",
        "--eval_split=test", "--eval_fraction=0.2", "--eval_baselines=never"]  # fmt: skip
+MLP = ["--encoder=mlp:48,32"]  # the other test trains a ResNet
 
 # Four images: TensorFlow 2.21 on the CPU breaks down in the gradient of a strided 1x1 convolution
 # of some odd batches (plain tf.nn.conv2d too; not with TF_ENABLE_ONEDNN_OPTS=0).
@@ -123,11 +124,11 @@ def test_unlabelled_images_then_few_labels(tmp_path: Path, command: Callable[...
     write_images(tmp_path / "all", 30, 0)
     for seed, name in enumerate(CLASSES):
         write_images(tmp_path / "sorted" / name, 10, seed)
-    said = command("--dataset=all", "--model_dir=pretrained")
+    said = command("--dataset=all", *MLP, "--model_dir=pretrained")
     assert "no labels" in said and "No accuracy" in said
     assert "eval/contrast_loss" in results(tmp_path / "pretrained")
     said = command(
-        "--dataset=sorted", "--model_dir=tuned", "--train_mode=finetune",
+        "--dataset=sorted", *MLP, "--model_dir=tuned", "--train_mode=finetune",
         "--checkpoint=pretrained/saved_model/3", "--ft_proj_selector=1",
     )  # fmt: skip
     assert "Starting from pretrained/saved_model/3" in said
