@@ -41,7 +41,11 @@ def assert_equal(one, other):
     [
         ((90, 120), {"image_size": 70}),
         # enlarged: narrow bands
-        ((40, 50), {"image_size": (80, 72), "brightness": "v1", "use_blur": False}),
+        pytest.param(
+            (40, 50),
+            {"image_size": (80, 72), "brightness": "v1", "use_blur": False},
+            marks=pytest.mark.one_lane,  # what XLA makes of the other cases holds the same ops
+        ),
         ((90, 70), {"image_size": 70, "augmentations": "crop,color,flip,solarize,noise,rotate"}),
         ((90, 70), {"image_size": 70, "augmentations": "crop,blur,sobel,cutout"}),
     ],

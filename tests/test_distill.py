@@ -420,17 +420,17 @@ def test_what_cannot_work_is_refused(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--mixed_precision=bfloat16"],
+        ["--mixed_precision=bfloat16", "--fine_tune_after_block=0"]
+        + ["--ft_proj_selector=1", "--zero_init_logits_layer"],
         ["--mixed_precision=float16"],
         ["--jit_compile"],
-        ["--augment_on=host", "--augmentations=crop,flip"],
-        ["--optimizer=lars", "--weight_decay=1e-4"],
+        ["--augment_on=host", "--augmentations=crop,flip", "--optimizer=lars"]
+        + ["--weight_decay=1e-4"],
         pytest.param(  # both lanes train this network by the command, and distil into another
             ["--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.125"]
             + ["--image_size=16"],
             marks=pytest.mark.one_lane,
         ),
-        ["--fine_tune_after_block=0", "--ft_proj_selector=1", "--zero_init_logits_layer"],
     ],
     ids=" ".join,
 )

@@ -39,10 +39,15 @@ def small_model(**settings: Any) -> SimCLR:
     defaults = {
         "encoder": small_encoder(),
         "projection_head": ProjectionHead(out_dim=8, num_layers=2),
-        "augment": SimCLRAugment(16),
+        "augment": SimCLRAugment(16, augmentations="crop,flip"),
         "num_classes": 3,
     }
     return SimCLR(**{**defaults, **settings})
+
+
+def every_view() -> SimCLRAugment:
+    """Colour and blur too, which are most of a step's graph: for tests of the whole step."""
+    return SimCLRAugment(16)
 
 
 def batch(count: int = 8, seed: int = 0, shape: tuple[int, ...] = (16, 16, 3)) -> Any:
@@ -70,7 +75,7 @@ METRICS = {"contrast_loss", "contrast_acc", "contrast_entropy", "supervised_loss
 
 class TestFit:
     def test_metrics_have_the_releases_names(self) -> None:
-        model = small_model()
+        model = small_model(augment=every_view())
         model.compile(optimizer=LARS(0.1))
         history = model.fit(dataset(), epochs=2, verbose=0).history
         assert set(history) - {"loss"} == METRICS
@@ -106,7 +111,7 @@ class TestFit:
         images = np.zeros((8, 16, 16, 3), "uint8") + np.random.RandomState(0).randint(
             0, 256, (8, 1, 1, 3)
         ).astype("uint8")
-        model = small_model(augment=SimCLRAugment(16, augmentations="crop,flip"), num_classes=None)
+        model = small_model(num_classes=None)
         model.compile(optimizer=keras.optimizers.Adam(3e-3))
         data = tf.data.Dataset.from_tensors(images).repeat(30)
         losses = [model.fit(data.take(10), verbose=0).history["contrast_loss"][0] for _ in range(3)]
@@ -307,7 +312,7 @@ class TestFineTuning:
 class TestDevices:
     def test_two_replicas_fit_evaluate_predict(self, strategy: Any) -> None:
         with strategy.scope():
-            model = small_model()
+            model = small_model(augment=every_view())
             model.compile(optimizer=LARS(0.1))
         history = model.fit(dataset(), epochs=2, verbose=0).history
         assert np.isfinite(history["total_loss"]).all()
@@ -332,13 +337,13 @@ class TestDevices:
         return step.get_concrete_function(tf.constant(images), tf.constant(labels))
 
     def test_every_op_of_the_step_has_a_gpu_kernel(self) -> None:
-        model = small_model(encoder=small_resnet())
+        model = small_model(encoder=small_resnet(), augment=every_view())
         model.compile(optimizer=LARS(0.1))
         model.optimizer.build(model.trainable_variables)
         assert ops_without_gpu_kernel(self.traced_step(model)) == []
 
     def test_every_op_of_a_step_in_micro_batches_has_a_gpu_kernel(self) -> None:
-        model = small_model(encoder=small_resnet(), micro_batch_size=4)
+        model = small_model(encoder=small_resnet(), augment=every_view(), micro_batch_size=4)
         model.compile(optimizer=LARS(0.1))
         model.optimizer.build(model.trainable_variables)
         assert ops_without_gpu_kernel(self.traced_step(model)) == []
@@ -353,13 +358,18 @@ class TestDevices:
         assert ops_without_gpu_kernel(self.traced_step(model)) == ["ResizeBicubic"]
 
     @pytest.mark.parametrize(
-        "encoder", [small_encoder, pytest.param(small_resnet, marks=pytest.mark.slow)]
+        ("encoder", "views"),
+        [
+            (small_encoder, "crop,flip,color,blur"),
+            pytest.param(small_resnet, "crop,flip", marks=pytest.mark.slow),
+        ],
     )
-    def test_the_whole_step_compiles(self, encoder: Any) -> None:
+    def test_the_whole_step_compiles(self, encoder: Any, views: str) -> None:
         """And does what the plain graph does: the views' draws, the loss, every weight."""
         images, labels = (tf.constant(x) for x in batch())
         outcomes = []
-        model = small_model(encoder=encoder(), temperature=0.5)
+        augment = SimCLRAugment(16, augmentations=views)
+        model = small_model(encoder=encoder(), augment=augment, temperature=0.5)
         model.compile(optimizer=LARS(0.1))
         model.optimizer.build(model.trainable_variables)
         start = model.get_weights()
@@ -385,7 +395,7 @@ class TestDevices:
             keras.mixed_precision, "global_policy") else "float32"  # fmt: skip
         keras.mixed_precision.set_global_policy(policy)
         try:
-            model = small_model()
+            model = small_model(augment=every_view())
         finally:
             keras.mixed_precision.set_global_policy(before)
         optimizer: Any = LARS(0.1)

@@ -235,8 +235,8 @@ def test_tf1_checkpoint_of_another_network() -> None:
 
 def test_checkpoint_flag_takes_all_formats(archive: Any) -> None:
     """What `--checkpoint=` calls: the heads that fit, the rest reported."""
+    model = Classifier(ResNet(18, cifar_stem=True), 4, ProjectionHead())
     for name in PREFIXES:
-        model = Classifier(ResNet(18, cifar_stem=True), 4, ProjectionHead())
         report = load_weights(model, archive(name))
         assert report.encoder_fits() and len(report.loaded) == 119
         assert len(report.mismatched) == 2 and not report.missing and not report.unused

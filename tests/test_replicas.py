@@ -156,7 +156,7 @@ def test_agreement_with_a_teacher(evaluated: Any) -> None:
     assert counted(evaluated("agree", 4)) == {5.0}
 
 
-@pytest.mark.parametrize("replicas", REPLICAS[1:])
+@pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.one_lane), 3, 4])
 def test_predictions_in_order(evaluated: Any, replicas: int) -> None:
     one, several = evaluated("classify", 1), evaluated("classify", replicas)
     expected = one(IMAGES).numpy()
@@ -215,7 +215,14 @@ def trained(on_replicas: Any) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(
     ("kind", "replicas"),
-    [("pretrain", 2), ("pretrain", 3), ("pretrain", 4), ("classify", 4), ("distill", 3)],
+    # Three replicas have unequal shares, of four some have none.
+    [
+        pytest.param("pretrain", 2, marks=pytest.mark.one_lane),
+        ("pretrain", 3),
+        ("pretrain", 4),
+        ("classify", 4),
+        ("distill", 3),
+    ],
 )
 def test_a_step_equals_one_devices(trained: Any, kind: str, replicas: int) -> None:
     """4, 3 and 2 images on up to four replicas: equal shares, unequal ones, and replicas without.
