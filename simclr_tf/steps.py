@@ -12,6 +12,7 @@ from tensorflow import keras
 
 from simclr_tf import draws, fit_call, fit_data, image_values, padding, replicas
 from simclr_tf.compat import (
+    KERAS_3,
     apply_gradients,
     batches_taken,
     build_optimizer,
@@ -164,6 +165,15 @@ class StepModel(keras.Model):
                 kwargs.update(batch_size=size, _use_cached_eval_dataset=False)
             return super().evaluate(x_padded, y, *args, **kwargs)
         return fit_call.run(self, "evaluate", super().evaluate, (x, y, *args), kwargs)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Returns what `fit` calls; see `keras.Model.make_train_function`."""
+        # Keras 2 would make the optimizer's variables in the step, and TensorFlow traces a function
+        # that makes variables twice.
+        if not KERAS_3 and self.optimizer is not None:
+            with self.distribute_strategy.scope():
+                build_optimizer(self.optimizer, self.trainable_variables)
+        return super().make_train_function(force)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras 3 adds up what replicas are given, to learn its shape: that fails where they have

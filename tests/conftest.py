@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
 # What XLA makes of a graph is run a few times on small arrays: optimising its machine code takes
 # longer than that saves. Values stay within the tests' limits.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -40,38 +41,11 @@ def split_cpu(count: int = LOGICAL_CPUS) -> None:
     )
 
 
-def build_optimizers_before_tracing() -> None:
-    """Has Keras 2's `fit` build the optimizer before it traces, as the command and Keras 3 do.
-
-    Left to itself it makes the variables in the step, and TensorFlow traces a function that makes
-    variables twice: half the time of most tests that train.
-    """
-    from tensorflow import keras
-
-    from simclr_tf.compat import KERAS_3
-
-    if KERAS_3:
-        return
-    model = keras.Model
-    make_train_function = model.make_train_function
-
-    def build_first(self: Any, force: bool = False) -> Any:
-        build = getattr(self.optimizer, "build", None)
-        if build and self.trainable_variables:
-            with self.distribute_strategy.scope():
-                build(self.trainable_variables)
-        return make_train_function(self, force)
-
-    model.make_train_function = build_first
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     # Collection has imported the test modules but run no op: the last moment to split the CPU.
     asks = any("strategy" in getattr(item, "fixturenames", ()) for item in session.items)
     if asks or "tensorflow" in sys.modules:
         split_cpu()
-    if "tensorflow" in sys.modules:
-        build_optimizers_before_tracing()
     # Tracing makes millions of objects that stay, and Python goes through all of them again and
     # again in search of garbage: a seventh of the tests' time. What is imported by now is left out.
     gc.collect()

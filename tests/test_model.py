@@ -81,6 +81,21 @@ class TestFit:
         assert set(history) - {"loss"} == METRICS
         assert all(np.isfinite(values).all() for values in history.values())
 
+    def test_a_step_is_traced_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Left to Keras 2 the step makes the optimizer's variables, and is traced twice."""
+        traced = []
+        step = SimCLR.train_step
+
+        def counted(self: Any, data: Any) -> Any:
+            traced.append(data)
+            return step(self, data)
+
+        monkeypatch.setattr(SimCLR, "train_step", counted)
+        model = small_model(augment=SimCLRAugment(16, augmentations="crop"))
+        model.compile(optimizer=keras.optimizers.Adam(0.01))
+        model.fit(dataset(), epochs=2, verbose=0)
+        assert len(traced) == 1 and len(model.optimizer.variables) > 2
+
     def test_total_loss_is_the_sum_and_rate_is_reported(self) -> None:
         model = small_model(weight_decay=0.1)
         model.compile(optimizer=LARS(0.25, weight_decay=0.1))
