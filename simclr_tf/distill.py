@@ -10,7 +10,7 @@ from tensorflow import keras
 
 from simclr_tf import fit_data, padding, replicas, steps
 from simclr_tf.blocks import batch_that_counts
-from simclr_tf.compat import batches_taken, register, replica_logs
+from simclr_tf.compat import batches_taken, converted, register, replica_logs
 from simclr_tf.errors import UserError
 from simclr_tf.exported import ExportedModel
 from simclr_tf.finetune import Classifier
@@ -129,7 +129,7 @@ class Distiller(Classifier):
         if isinstance(self.teacher, keras.Model):
             logits = self.teacher(images, training=False)
         else:
-            logits = self.teacher(images)
+            logits = converted(self.teacher)(images)
         return tf.stop_gradient(tf.cast(logits, tf.float32))
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:

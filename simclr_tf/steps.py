@@ -16,6 +16,7 @@ from simclr_tf.compat import (
     apply_gradients,
     batches_taken,
     build_optimizer,
+    converted,
     deserialize,
     num_replicas,
     scaled_loss,
@@ -70,7 +71,7 @@ class ViewMaker:
         arguments: dict[str, Any] = {"seed": seed} if self.takes_seed else {}
         if self.takes_training:
             arguments["training"] = True
-        return self.augment(images, **arguments)
+        return converted(self.augment)(images, **arguments)
 
 
 class StepModel(keras.Model):

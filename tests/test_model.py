@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tensorflow import keras
 
 from simclr_tf.augment import SimCLRAugment
 from simclr_tf.blocks import BatchNorm
+from simclr_tf.compat import KERAS_3
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
 from simclr_tf.heads import ProjectionHead
@@ -227,6 +229,48 @@ class TestInputs:
         model.compile(optimizer=LARS(0.1))
         model.fit(dataset(), verbose=0)
         assert model.predict(batch()[0], verbose=0).shape == (8, 8)
+
+
+def brightened(images: tf.Tensor, least: float = 0.0) -> tf.Tensor:
+    """A person's own augmentation: Python's `if` asks a tensor."""
+    if tf.reduce_mean(images) > least:
+        images = 1.0 - images
+    return images
+
+
+class Brightened:
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        return brightened(images)
+
+    def views(self, images: tf.Tensor) -> tf.Tensor:
+        return brightened(images)
+
+
+class BrightenedLayer(keras.layers.Layer):
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        if tf.reduce_mean(images) > 0.0:
+            images = 1.0 - images
+        return images
+
+
+@pytest.mark.skipif(KERAS_3, reason="Keras 3 traces a step as it stands: tf.cond is needed there")
+@pytest.mark.parametrize(
+    "augment",
+    [
+        brightened, Brightened(), Brightened().views, functools.partial(brightened, least=-1.0),
+        tf.function(brightened), BrightenedLayer(),
+    ],
+    ids=["function", "object", "method", "partial", "tf.function", "layer"],
+)  # fmt: skip
+def test_python_branches_of_users_over_tensors(augment: Any) -> None:
+    """What Keras 2 lets a person write, though our own functions are traced as they stand."""
+    model = small_model(augment=augment, num_classes=None)
+    model.compile(optimizer=LARS(0.1))
+    model.fit(batch()[0], batch_size=8, verbose=0)
+    images = tf.constant(batch()[0])
+    seen = tf.function(lambda x: model.views(x, tf.constant([0, 0])))(images)
+    expected = 1.0 - np.concatenate([images] * 2) / 255.0
+    np.testing.assert_allclose(seen, expected, atol=1e-6)
 
 
 class TestHeads:
