@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 
 # From narrow to wide; the last two multiply matrices of bfloat16 and of float16.
@@ -30,6 +31,18 @@ def cpu_features() -> tuple[str, ...] | None:
         if name.strip() == "flags":  # once a core, all alike; ARM's line is called Features
             return tuple(feature for feature in FEATURES if feature in value.split())
     return None
+
+
+def use_quick_kernels() -> None:
+    """Has TensorFlow use oneDNN's kernels on processors with AVX2 alone; call it before the import.
+
+    TensorFlow does so by itself only where there is AVX512-VNNI, though they are quicker with AVX2
+    as well (the gradient of a ResNet-18 of width 0.25: 2.3 times). With AVX-512 its own choice
+    stands. So does what the user has set in TF_ENABLE_ONEDNN_OPTS.
+    """
+    features = cpu_features() or ()
+    if "avx2" in features and "avx512f" not in features:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def describe_cpu() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import logging as absl_logging
 
-from simclr_tf.processor import cpu_features
+from simclr_tf.processor import use_quick_kernels
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _OURS = (_PACKAGE, os.path.join(os.path.dirname(_PACKAGE), "tf_hub_export"))
@@ -66,24 +66,19 @@ def quiet_libraries() -> Iterator[None]:
 def start_tensorflow() -> None:
     """Imports TensorFlow with its quickest kernels and without its greetings.
 
-    TensorFlow leaves oneDNN's kernels unused on x86 processors without AVX512-VNNI, where they are
-    quicker as well (the training step of a ResNet-18 of width 0.25 on AVX2 alone: 2.4 times).
-    TF_ENABLE_ONEDNN_OPTS=0 set by the user leaves them out.
+    For the kernels see `use_quick_kernels`. The greetings say which libraries were found and how it
+    was compiled. TensorFlow 2.15 obeys TF_CPP_MIN_LOG_LEVEL; later versions write these lines
+    before they read it, so the stream itself is set aside for the import. What an import that fails
+    has written is shown. With TF_CPP_MIN_LOG_LEVEL set by the user everything is.
 
-    The greetings say which libraries were found and how it was compiled. TensorFlow 2.15 obeys
-    TF_CPP_MIN_LOG_LEVEL; later versions write these lines before they read it, so the stream itself
-    is set aside for the import. What an import that fails has written is shown. With
-    TF_CPP_MIN_LOG_LEVEL set by the user everything is.
-
-    Both variables stay set for the process: TensorFlow 2.15 reads them at the first operation.
+    What is set in the environment stays: TensorFlow 2.15 reads it at the first operation.
 
     Raises:
         Exception: What the import raises.
     """
     if "tensorflow" in sys.modules:
         return
-    if "avx2" in (cpu_features() or ()):
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    use_quick_kernels()
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         importlib.import_module("tensorflow")
         return

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands do
 # What XLA makes of a graph is run a few times on small arrays: optimising its machine code takes
 # longer than that saves. Values stay within the tests' limits.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -22,6 +21,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import numpy as np
 import pytest
 
+from simclr_tf.processor import use_quick_kernels
+
+use_quick_kernels()  # as commands do
 GOLDEN_DIR = Path(__file__).resolve().parent / "golden"
 LOGICAL_CPUS = 4
 

@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
+from simclr_tf import processor
+
 PROGRAM = """
-from simclr_tf import quiet
-quiet.cpu_features = lambda: ('avx2',)
+from simclr_tf import processor, quiet
+processor.cpu_features = lambda: {features!r}
 quiet.start_tensorflow()
 import tensorflow as tf
 tf.ones([2]) + 1
@@ -21,15 +23,41 @@ print(_pywrap_util_port.IsMklEnabled())
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("setting", "expected"), [(None, "True"), ("0", "False")], ids=["unset", "left out by the user"]
+    ("features", "setting", "expected"),
+    [(("avx2",), None, "True"), (("avx2",), "0", "False")],
+    ids=["unset", "left out by the user"],
 )
-def test_start_of_tensorflow(setting: str | None, expected: str) -> None:
+def test_start_of_tensorflow(features: tuple[str, ...], setting: str | None, expected: str) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
     if setting is not None:
         environment["TF_ENABLE_ONEDNN_OPTS"] = setting
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM.format(features=features)],
         capture_output=True, text=True, env=environment, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (done.stdout.strip(), done.stderr) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    ("features", "setting", "expected"),
+    [
+        (("avx2",), None, "1"),
+        (("avx2",), "0", "0"),
+        (("avx2", "avx512f"), None, None),
+        ((), None, None),
+        (None, None, None),
+    ],
+)
+def test_quick_kernels(
+    features: tuple[str, ...] | None,
+    setting: str | None,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processor, "cpu_features", lambda: features)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", setting or "")
+    if setting is None:
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    processor.use_quick_kernels()
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == expected
