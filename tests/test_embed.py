@@ -254,9 +254,9 @@ def test_an_interrupted_run_goes_on(
     assert begun[0] == first and f"Going on from image {first} of 23" in out
     if damage == "too little":  # other batches: equal within rounding
         with np.load("f.npz") as a, np.load("whole.npz") as b:
-            for name in b:
-                same = np.testing.assert_allclose if name == "features" else np.testing.assert_equal
-                same(a[name], b[name])
+            np.testing.assert_allclose(a["features"], b["features"], rtol=1e-5, atol=1e-6)
+            for name in set(b) - {"features"}:
+                np.testing.assert_equal(a[name], b[name])
     else:
         assert Path("f.npz").read_bytes() == Path("whole.npz").read_bytes()
     assert sorted(os.listdir()) == ["f.npz", "whole.npz"]
