@@ -140,6 +140,10 @@ class SimCLR(steps.StepModel):
 
         Its logits are the same: in inference a head behind batch norm is a linear one. This model
         is not changed; where its head is plain already, it is what is returned.
+
+        Example:
+            >>> simclr.with_plain_head().supervised_head.batch_norm is None
+            True
         """
         head = self.supervised_head
         if head is None or head.batch_norm is None:
@@ -162,6 +166,7 @@ class SimCLR(steps.StepModel):
         variables = (head.kernel, head.bias, norm.moving_mean, norm.moving_variance)
         values = without_batch_norm(*(np.asarray(variable) for variable in variables))
         plain.supervised_head.set_weights(values)
+        plain.micro_batch_size = self.micro_batch_size  # said once what it means for dropout
         return plain
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

@@ -458,8 +458,8 @@ def network_failure() -> None:
     ("failure", "said"),
     [
         (None, r"no connection to https://a.org/b.h5 .*\. Connect to the internet once"),
-        (OSError(errno.ENOSPC, "No space left on device", "/root/.keras/b.h5"), "Make room"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/.keras"), "the permissions"),
+        (OSError(errno.ENOSPC, "No space left on device", "keras/b.h5"), "Make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "keras"), "the permissions"),
         (ValueError("The auto file hash does not match the provided value of 0."), "delete it"),
         (OSError("Unable to open file (truncated file: eof = 5)"), "file is damaged"),
         (ImportError("Requires `kagglehub`", name="kagglehub"), "pip install kagglehub"),

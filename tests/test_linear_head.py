@@ -182,6 +182,16 @@ def test_exports_hold_a_plain_head(trained: SimCLR, tmp_path: Path) -> None:
     assert plain.with_plain_head() is plain
 
 
+def test_exports_of_replicas(strategy: Any, tmp_path: Path) -> None:
+    with strategy.scope():
+        model = make_model(supervised_batch_norm=True)
+    fit(model)
+    outputs = tf.saved_model.load(export_saved_model(model, str(tmp_path / "export")))(
+        tf.constant(IMAGES[0] / 255.0, tf.float32), trainable=False
+    )
+    np.testing.assert_allclose(outputs["logits_sup"], logits(model), rtol=1e-4, atol=1e-4)
+
+
 def test_it_stays_in_float32_under_mixed_precision() -> None:
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
