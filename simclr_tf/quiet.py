@@ -87,6 +87,17 @@ def start_tensorflow() -> None:
         importlib.import_module("tensorflow")
 
 
+def start_xla() -> None:
+    """Has XLA compile something small, so that what it says of its first work is not shown.
+
+    It writes past TF_CPP_MIN_LOG_LEVEL, into the middle of a progress bar. Call it once the devices
+    are set up.
+    """
+    tf = importlib.import_module("tensorflow")
+    with _nothing_shown():
+        tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(0))
+
+
 @contextlib.contextmanager
 def _nothing_shown() -> Iterator[None]:
     """Sets the error stream aside for a block, C libraries' too; shows it if the block fails."""

@@ -34,6 +34,7 @@ from simclr_tf.json_files import write_json
 from simclr_tf.model import SimCLR
 from simclr_tf.pipeline_errors import in_one_line
 from simclr_tf.process_state import isolated
+from simclr_tf.quiet import start_xla
 from simclr_tf.schedules import get_train_steps
 from simclr_tf.stored_weights import newest_checkpoint, read_step
 from simclr_tf.writers import Writer
@@ -292,6 +293,8 @@ class Run:
             Summaries(first_step, self.model_dir, due(summary_steps), pictured, self.writer),
             Checkpoints(first_step, store, due(checkpoint_steps)),
         ]
+        if config.jit_compile or getattr(self.model.augment, "jit_compile", False):
+            start_xla()
         with _data_errors(source), contextlib.closing(progress):
             self.model.fit(
                 data,

@@ -17,6 +17,8 @@ processor.cpu_features = lambda: ('avx2',)
 quiet.start_tensorflow()
 import tensorflow as tf
 tf.ones([2]) + 1
+quiet.start_xla()
+tf.function(lambda x: 2 * x, jit_compile=True)(tf.ones([2]))
 from tensorflow.python.util import _pywrap_util_port
 print(_pywrap_util_port.IsMklEnabled())
 """
