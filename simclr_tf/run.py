@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import textwrap
 import time
@@ -226,6 +227,8 @@ def _parse_flags(arguments: list[str]) -> tuple[flags.FlagValues, set[str]]:
         leftover = flag_values(["simclr-tf", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"{error} (--help lists every flag)") from error
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_wrong_value(error, flag_values)) from error
     except (flags.Error, ValueError) as error:
         raise UserError(str(error)) from error
     if leftover:
@@ -234,6 +237,24 @@ def _parse_flags(arguments: list[str]) -> tuple[flags.FlagValues, set[str]]:
             "A switch is written --use_blur=False or --nouse_blur."
         )
     return flag_values, {name for name in flag_values if flag_values[name].present}
+
+
+def _wrong_value(error: flags.IllegalFlagValueError, flag_values: flags.FlagValues) -> str:
+    """Returns in our words what absl says as `flag --NAME=VALUE: reason`."""
+    said = str(error)
+    match = re.match(r"flag --(\w+)=(.*)", said.removesuffix(f": {error.__context__}"), re.DOTALL)
+    if match is None or match[1] not in flag_values:
+        return said
+    flag = flag_values[match[1]]
+    choices = getattr(flag.parser, "enum_values", None)
+    kinds = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+    expected = f"one of {', '.join(choices)}" if choices else kinds.get(flag.flag_type(), "")
+    if not expected:
+        return said
+    return (
+        f"Expected {expected} for --{flag.name}; received: {match[2]!r}. "
+        f"The default is {flag.default}."
+    )
 
 
 def _earlier_settings(flag_values: flags.FlagValues, present: set[str]) -> tuple[Config, list[str]]:

@@ -87,8 +87,8 @@ def test_version_is_stated_once(capsys: pytest.CaptureFixture[str]) -> None:
     "arguments, expected",
     [
         (["--trian_mode=pretrain"], "Did you mean: train_mode"),
-        (["--train_batch_size=many"], "train_batch_size=many"),
-        (["--mode=learn"], "train|eval|train_then_eval"),
+        (["--train_batch_size=many"], "--train_batch_size; received: 'many'"),
+        (["--mode=learn"], "train, eval, train_then_eval"),
         (["--use_blur", "False"], "received: 'False'"),
         (["cifar10"], "--flag=value; received: 'cifar10'"),
         (["--preset=quick"], "one of cifar10_finetune, "),

@@ -114,9 +114,17 @@ def write_folder(folder: Path, classes: dict[str, int]) -> Path:
     "arguments, expected",
     [
         (["--learning_rat=0.1"], "learning_rate"),
-        (["--train_batch_size=many"], "many"),
+        (
+            ["--train_batch_size=many"],
+            "Expected a whole number for --train_batch_size; received: 'many'. The",
+        ),
+        (["--learning_rate=a: b"], "Expected a number for --learning_rate; received: 'a: b'. The"),
+        (["--use_blur=maybe"], "Expected true or false for --use_blur; received: 'maybe'. The def"),
         (["--image_size=0"], "image_size > 0; received: 0"),
-        (["--optimizer=sgd"], "lars|momentum|adam|lamb"),
+        (
+            ["--optimizer=sgd"],
+            "Expected one of lars, momentum, adam, lamb for --optimizer; received: 'sgd'",
+        ),
         (["--seed=4294967296"], "seed"),
         (["--augmentations=crop,flop"], "crop, flip, color, blur"),
         (["--flagfile=missing.flags"], "missing.flags"),
