@@ -11,6 +11,7 @@
 | noise | Gaussian noise of standard deviation 0.1 | yes | |
 | sobel | length of the Sobel gradient (0.2) | yes | |
 | rotate | 0, 90, 180 or 270 degrees; 0 or 180 if not square | yes | |
+| affine | turned and slanted by up to 15 degrees each | yes | |
 
 All of them run on the device; `host_augment.host_views` is the same thing per image in `tf.data`.
 """

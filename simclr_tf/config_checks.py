@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from simclr_tf.config import Config
 
 AUGMENTATIONS = (
-    "crop", "flip", "color", "blur", "cutout", "solarize", "noise", "sobel", "rotate",
+    "crop", "flip", "color", "blur", "cutout", "solarize", "noise", "sobel", "rotate", "affine",
 )  # fmt: skip
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 

@@ -1,4 +1,4 @@
-"""Augmentations beyond SimCLR's own: cutout, solarize, noise, Sobel, right-angle rotation.
+"""Augmentations beyond SimCLR's own: cutout, solarize, noise, Sobel, right angles, affine.
 
 Each is a pair: `draw_NAME(seed, count, height, width, channels)` gives its random parameters, with
 the image on the first axis of every value; `apply_NAME(images, params)` is deterministic. Images
@@ -7,6 +7,7 @@ are float32 (N, H, W, C) in [0, 1] and stay there. All of them compile under XLA
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ CUTOUT_PROBABILITY = 0.5
 SOLARIZE_PROBABILITY = 0.2  # as BYOL's second view
 SOBEL_PROBABILITY = 0.2
 NOISE_STDDEV = 0.1
+AFFINE_DEGREES = 15.0
 
 Params = dict[str, tf.Tensor]
 
@@ -97,12 +99,34 @@ def apply_rotate(images: tf.Tensor, params: Params) -> tf.Tensor:
     return tf.where(turns % 2 == 1, quarter, images)
 
 
+def draw_affine(seed: Any, count: Any, height: int, width: int, channels: int) -> Params:
+    """Draws a turn and a slant for each image, both uniform up to `AFFINE_DEGREES` either way."""
+    angles = (2.0 * draws.uniform(seed, tf.stack([count, 2])) - 1.0) * math.radians(AFFINE_DEGREES)
+    return {"affine_turn": angles[:, 0], "affine_slant": angles[:, 1]}
+
+
+def apply_affine(images: tf.Tensor, params: Params) -> tf.Tensor:
+    """Slants each image sideways, then turns it clockwise, both about its centre; bilinear.
+
+    What comes in from outside repeats the nearest border pixel.
+    """
+    height, width = images.shape[1:3]
+    row = tf.range(height, dtype=tf.float32)[:, tf.newaxis] - (height - 1) / 2
+    column = tf.range(width, dtype=tf.float32)[tf.newaxis] - (width - 1) / 2
+    turn, slant = (params[f"affine_{n}"][:, tf.newaxis, tf.newaxis] for n in ("turn", "slant"))
+    # Where each pixel of the result lies in the image: both steps undone.
+    y = tf.cos(turn) * row - tf.sin(turn) * column
+    x = tf.cos(turn) * column + tf.sin(turn) * row + tf.tan(slant) * y
+    return image_ops.sample(images, y + (height - 1) / 2, x + (width - 1) / 2)
+
+
 EXTRAS: dict[str, tuple[Callable[..., Params], Callable[..., tf.Tensor]]] = {
     "cutout": (draw_cutout, apply_cutout),
     "solarize": (draw_solarize, apply_solarize),
     "noise": (draw_noise, apply_noise),
     "sobel": (draw_sobel, apply_sobel),
     "rotate": (draw_rotate, apply_rotate),
+    "affine": (draw_affine, apply_affine),
 }
 
 

@@ -153,6 +153,39 @@ def gaussian_blur(images: Any, sigma: Any, kernel_size: int) -> tf.Tensor:
     return _separable(images, blur_matrix(sigma, rows, radius), blur_matrix(sigma, columns, radius))
 
 
+def sample(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Reads images between their pixels, bilinearly; outside lies the nearest border pixel.
+
+    Args:
+        images: float32 (N, H, W, C) of known height and width.
+        rows: float32 (N, P, Q): where along the height, in pixels; the first row's centre is 0.
+        columns: float32 (N, P, Q): where along the width.
+
+    Returns:
+        float32 (N, P, Q, C). Of gathers alone, so that it compiles under XLA.
+
+    Example:
+        >>> image = tf.reshape([0.0, 1.0, 2.0, 3.0], [1, 2, 2, 1])
+        >>> sample(image, tf.constant([[[0.5]]]), tf.constant([[[0.5]]])).numpy().item()
+        1.5
+    """
+    height, width = images.shape[1:3]
+    pixels = tf.reshape(images, [-1, height * width, images.shape[3]])
+    rows = tf.clip_by_value(rows, 0.0, height - 1.0)
+    columns = tf.clip_by_value(columns, 0.0, width - 1.0)
+    top, left = tf.floor(rows), tf.floor(columns)
+    down, right = (rows - top)[..., tf.newaxis], (columns - left)[..., tf.newaxis]
+    top, left = tf.cast(top, tf.int32), tf.cast(left, tf.int32)
+    bottom, beside = tf.minimum(top + 1, height - 1), tf.minimum(left + 1, width - 1)
+
+    def row(y: tf.Tensor) -> tf.Tensor:
+        near, far = (tf.gather(pixels, y * width + x, batch_dims=1) for x in (left, beside))
+        return near + right * (far - near)
+
+    above, below = row(top), row(bottom)
+    return above + down * (below - above)
+
+
 def _separable(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     """Applies rows (N, h, H) and columns (N, w, W) to images (N, H, W, C): (N, h, w, C)."""
     batch, height, width, channels = _shape(images)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from gpu_kernels import ops_without_gpu_kernel
-from scipy import stats
+from scipy import ndimage, stats
 from tensorflow import keras
 
 from simclr_tf import augment as augment_module
@@ -474,7 +474,7 @@ def test_not_training_only_resizes():
 
 @pytest.mark.parametrize("shape", [(10, 20, 1), (20, 10, 2)])
 def test_other_arrays(shape):
-    names = "crop,flip,blur,noise,rotate,sobel,cutout,solarize"
+    names = "crop,flip,blur,noise,rotate,affine,sobel,cutout,solarize"
     layer = SimCLRAugment((24, 32), augmentations=names)
     views = layer(images_of(4, *shape), seed=tf.constant(SEED))
     assert views.shape == (4, 24, 32, shape[-1])
@@ -523,6 +523,30 @@ def test_extras_do_what_they_say():
     edges = np.sqrt(np.square(tf.image.sobel_edges(images)).sum(-1)) / 4
     expected = np.where(params["sobel"][:, None, None, None], np.clip(edges, 0, 1), images)
     np.testing.assert_allclose(views, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(17, 17), (12, 21)])
+def test_affine_equals_scipy(size):
+    """Turned clockwise after a slant to the right, about the centre, as SciPy resamples."""
+    images = np.random.RandomState(3).rand(16, *size, 3).astype(np.float32)
+    layer = SimCLRAugment(size, augmentations="affine")
+    params = layer.draw(16, *size, tf.constant(SEED))
+    views = layer.apply(images, params).numpy()
+    angles = np.stack([params["affine_turn"], params["affine_slant"]])
+    assert np.all(np.abs(angles) <= np.radians(15)) and np.all(np.abs(angles).max(1) > 0.2)
+    middle = (np.array(size) - 1) / 2
+    for view, image, turn, slant in zip(views, images, *angles.astype(float), strict=True):
+        # (row, column), rows downwards: a clockwise turn takes the column axis to the rows'.
+        turned = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        slanted = np.array([[1, 0], [-np.tan(slant), 1]])
+        back = np.linalg.inv(turned @ slanted)
+        expected = [
+            ndimage.affine_transform(
+                channel, back, middle - back @ middle, order=1, mode="nearest"
+            )
+            for channel in image.transpose(2, 0, 1)
+        ]
+        np.testing.assert_allclose(view.transpose(2, 0, 1), expected, atol=1e-5)
 
 
 def test_blur_follows_color_and_order_is_the_lists():

@@ -555,7 +555,7 @@ COMMANDS = {
                                        "--label_seed=3", "--train_batch_size=4",
                                        "--mode=train_then_eval"],
     "linear projection": ["--proj_head_mode=linear", "--mode=train_then_eval",
-                          "--augmentations=crop,noise,sobel,rotate,cutout,solarize"],
+                          "--augmentations=crop,noise,sobel,rotate,affine,cutout,solarize"],
     "no projection": ["--proj_head_mode=none", "--mode=train_then_eval", "--image_size=40"],
     "ResNet": ["--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.125",
                "--sk_ratio=0.0625", "--se_ratio=0.25", "--train_steps=1"],

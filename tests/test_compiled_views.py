@@ -47,7 +47,7 @@ def assert_equal(one, other):
             marks=pytest.mark.one_lane,  # what XLA makes of the other cases holds the same ops
         ),
         ((90, 70), {"image_size": 70, "augmentations": "crop,color,flip,solarize,noise,rotate"}),
-        ((90, 70), {"image_size": 70, "augmentations": "crop,blur,sobel,cutout"}),
+        ((90, 70), {"image_size": 70, "augmentations": "crop,blur,sobel,affine,cutout"}),
     ],
     ids=["simclr", "enlarged, v1", "extras", "blur first"],
 )
