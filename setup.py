@@ -82,6 +82,9 @@ PARQUET = [f"pyarrow>=14,<26{KERAS_2}", f"pyarrow>=14{KERAS_3}"]
 # Kinds of input rather than single cases: hypothesis draws them.
 TEST = ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6", *HUB, *ONNX, *PARQUET]
 
+# The documentation as a site (mkdocs.yml), with a reference made from the docstrings.
+DOCS = ["mkdocs>=1.6,<2", "mkdocstrings[python]>=0.26"]
+
 setup(
     name="simclr-tf",
     version=version(),
@@ -115,7 +118,8 @@ setup(
         "onnx": ONNX,
         "parquet": PARQUET,
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.6", "mypy>=1.10", "pre-commit>=3"],
+        "docs": DOCS,
+        "dev": [*TEST, *DOCS, "ruff>=0.6", "mypy>=1.10", "pre-commit>=3"],
     },
     entry_points={"console_scripts": ["simclr-tf = simclr_tf.run:cli"]},
     classifiers=[

@@ -541,9 +541,7 @@ def test_affine_equals_scipy(size):
         slanted = np.array([[1, 0], [-np.tan(slant), 1]])
         back = np.linalg.inv(turned @ slanted)
         expected = [
-            ndimage.affine_transform(
-                channel, back, middle - back @ middle, order=1, mode="nearest"
-            )
+            ndimage.affine_transform(channel, back, middle - back @ middle, order=1, mode="nearest")
             for channel in image.transpose(2, 0, 1)
         ]
         np.testing.assert_allclose(view.transpose(2, 0, 1), expected, atol=1e-5)

@@ -289,12 +289,12 @@ def test_begun_work_is_not_mixed(
     assert os.listdir() == ["f.npz"]
 
 
-def test_the_readmes_section(
+def test_the_documentations_page(
     exports: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its command and its code, as they are printed."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    section = readme.split("\n## Features of many images\n")[1].split("\n## ")[0]
+    page = Path(__file__).parents[1] / "docs" / "features.md"
+    section = page.read_text(encoding="utf-8")
     (line,) = re.findall("```sh\n(.*?)```", section, re.DOTALL)
     (code,) = re.findall("```python\n(.*?)```", section, re.DOTALL)
     monkeypatch.chdir(tmp_path)

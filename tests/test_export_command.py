@@ -125,12 +125,12 @@ def test_a_fine_tuned_run_keeps_its_selector(trained: Path, tmp_path: Path) -> N
     assert details["data_set"] == "mnist_5k (train[:64])" and details["results"]
 
 
-def test_the_readmes_section(
+def test_the_documentations_page(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its command and its code, as they are printed."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    section = readme.split("\n## Exports\n")[1].split("\n## ")[0]
+    page = Path(__file__).parents[1] / "docs" / "exports.md"
+    section = page.read_text(encoding="utf-8")
     (line,) = re.findall("```sh\n(.*?)```", section, re.DOTALL)
     (code,) = re.findall("```python\n(.*?)```", section, re.DOTALL)
     (tmp_path / "run").symlink_to(trained)

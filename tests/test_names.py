@@ -37,9 +37,10 @@ def test_what_can_be_asked_for_is_what_can_be_built() -> None:
         assert callable(optimizers.make_optimizer(name, 0.1).apply_gradients)
 
 
-def test_presets_are_those_that_the_readme_names() -> None:
+def test_presets_are_those_that_the_pages_name() -> None:
     files = {path.stem for path in (ROOT / "configs").glob("*.flags")}
-    (line,) = re.findall(r"^`simclr-tf --preset=NAME`.*$", (ROOT / "README.md").read_text(), re.M)
+    page = (ROOT / "docs" / "your_images.md").read_text()
+    (line,) = re.findall(r"^`simclr-tf --preset=NAME`.*$", page, re.M)
     before, _, _ = line.partition("Each is a file")
     assert set(re.findall(r"`(\w+)`", before)) == files
     for name in files:
@@ -57,8 +58,9 @@ def test_help_lists_every_setting_and_no_other(capsys: pytest.CaptureFixture[str
     assert extra <= {"help", "helpfull", "preset", "flagfile", "version"}, extra
 
 
-def test_export_formats_are_those_that_the_readme_names() -> None:
-    (listed,) = re.findall(r"# also --format=([\w, ]+)$", (ROOT / "README.md").read_text(), re.M)
+def test_export_formats_are_those_that_the_pages_name() -> None:
+    page = (ROOT / "docs" / "exports.md").read_text()
+    (listed,) = re.findall(r"# also --format=([\w, ]+)$", page, re.M)
     assert {"saved_model", *listed.split(", ")} == set(FORMATS)
 
 

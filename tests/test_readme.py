@@ -1,4 +1,4 @@
-"""What the README prints, run as it is printed."""
+"""What the README and the pages of docs/ print, run as it is printed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from simclr_tf.run import parse, presets
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+ALL = "\n".join([README, *PAGES.values()])
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", ALL, re.DOTALL)
 
 
 @pytest.mark.slow
@@ -36,20 +38,38 @@ def test_every_command_parses() -> None:
     lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines]
     ours = [c for c in commands if "simclr-tf" in c or "simclr_tf.run" in c]
-    assert len(ours) >= 3
+    assert len(ours) >= 10
     for command in ours:
         start = command.index("simclr-tf" if "simclr-tf" in command else "simclr_tf.run")
         parse(command[start + 1 :])
 
 
 @pytest.mark.one_lane
+def test_the_readme_is_one_screen_and_leads_to_every_page() -> None:
+    assert len(README.splitlines()) <= 60
+    (commands,) = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    assert len(commands.splitlines()) == 3  # clone; install and run; install and test
+    linked = {name for name in PAGES if f"(docs/{name})" in README}
+    assert linked == {*PAGES} - {"index.md"}
+    assert {name for name in PAGES if f"({name})" in PAGES["index.md"]} == linked
+    assert set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)) == {*PAGES}
+    folders = {ROOT / "docs": PAGES.values(), ROOT: [README]}
+    for folder, texts in folders.items():
+        for text in texts:
+            for link in re.findall(
+                r"\]\((?!http)([\w/.]+)\)", re.sub(r"```.*?```", "", text, flags=re.S)
+            ):
+                assert (folder / link).exists(), link
+
+
+@pytest.mark.one_lane
 def test_every_preset_and_listed_flag_exists() -> None:
     for name in presets():
-        assert f"`{name}`" in README
-    flags = set(re.findall(r"--([a-z_]+)[=`\s)]", README))
+        assert f"`{name}`" in PAGES["your_images.md"]
+    flags = set(re.findall(r"--([a-z_]+)[=`\s)]", ALL))
     other_programs = {
         "upgrade", "logdir", "output", "export_dir", "format", "overwrite", "precision",
-        "saved_model", "split", "endpoint", "projector_dir",
+        "saved_model", "split", "endpoint", "projector_dir", "deviations",
     }  # fmt: skip
     known = set(Config.__dataclass_fields__) | {"preset", "help", "flagfile"}
     assert flags - other_programs <= known
