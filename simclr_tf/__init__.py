@@ -29,17 +29,18 @@ if TYPE_CHECKING:
     from simclr_tf.config import Config
     from simclr_tf.data import evaluation_dataset, training_dataset
     from simclr_tf.datasets import open_source
-    from simclr_tf.distill import Distiller, load_teacher
+    from simclr_tf.distiller import Distiller
     from simclr_tf.encoders import make_encoder
     from simclr_tf.errors import UserError
     from simclr_tf.finetune import Classifier
     from simclr_tf.heads import ProjectionHead
+    from simclr_tf.lars import LARS
     from simclr_tf.losses import nt_xent
     from simclr_tf.model import SimCLR
-    from simclr_tf.optimizers import LARS
     from simclr_tf.release_import import load_release_weights
     from simclr_tf.resnet import ResNet
     from simclr_tf.schedules import WarmUpCosine
+    from simclr_tf.teacher import load_teacher
     from simclr_tf.train import train_and_evaluate
 
 __all__ = [
@@ -66,8 +67,8 @@ __all__ = [
 _HOME = {
     "Classifier": "finetune",
     "Config": "config",
-    "Distiller": "distill",
-    "LARS": "optimizers",
+    "Distiller": "distiller",
+    "LARS": "lars",
     "ProjectionHead": "heads",
     "ResNet": "resnet",
     "SimCLR": "model",
@@ -76,7 +77,7 @@ _HOME = {
     "WarmUpCosine": "schedules",
     "evaluation_dataset": "data",
     "load_release_weights": "release_import",
-    "load_teacher": "distill",
+    "load_teacher": "teacher",
     "make_encoder": "encoders",
     "nt_xent": "losses",
     "open_source": "datasets",

@@ -16,9 +16,9 @@ from simclr_tf.augment import SimCLRAugment, host_views
 from simclr_tf.baseline_step import DIMENSIONS, make_baseline_step
 from simclr_tf.compat import KERAS_3, build_optimizer
 from simclr_tf.heads import ProjectionHead
+from simclr_tf.lars import LARS
 from simclr_tf.losses import nt_xent
 from simclr_tf.model import SimCLR
-from simclr_tf.optimizers import LARS
 from simclr_tf.process_state import isolated
 from simclr_tf.processor import describe_cpu
 from simclr_tf.resnet import ResNet

@@ -12,13 +12,14 @@ from simclr_tf.compat import build_optimizer
 from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource
 from simclr_tf.devices import accelerated
-from simclr_tf.distill import Distiller, Teacher, load_teacher
+from simclr_tf.distiller import Distiller
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
 from simclr_tf.heads import ProjectionHead
 from simclr_tf.model import SimCLR
-from simclr_tf.optimizers import make_optimizer
+from simclr_tf.registry import make_optimizer
 from simclr_tf.schedules import WarmUpCosine
+from simclr_tf.teacher import Teacher, load_teacher
 
 # Compiling the views takes seconds: from so many steps on it pays for small ones too.
 _LONG_RUN = 200

@@ -6,22 +6,10 @@ import dataclasses
 import math
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from simclr_tf.errors import UserError
-
-if TYPE_CHECKING:
-    from simclr_tf.config import Config
-
-AUGMENTATIONS = (
-    "crop", "flip", "color", "blur", "cutout", "solarize", "noise", "sobel", "rotate", "affine",
-)  # fmt: skip
-RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
-
-
-def kind_of(field: dataclasses.Field[Any]) -> str:
-    """Returns a setting's type, `bool`, `int`, `float` or `str`; its annotation is a text."""
-    return str(field.type).removesuffix(" | None")
+from simclr_tf.settings import AUGMENTATIONS, Settings, kind_of
 
 
 def check_setting(field: dataclasses.Field[Any], value: Any) -> None:
@@ -62,7 +50,7 @@ def check_setting(field: dataclasses.Field[Any], value: Any) -> None:
         )
 
 
-def check_together(config: Config) -> None:
+def check_together(config: Settings) -> None:
     """Checks what only several settings together can get wrong.
 
     Args:
@@ -78,7 +66,7 @@ def check_together(config: Config) -> None:
     _check_teacher(config)
 
 
-def _check_run(config: Config) -> None:
+def _check_run(config: Settings) -> None:
     """Checks data, length, folders and devices."""
     if config.dataset is None:
         raise UserError(
@@ -114,7 +102,7 @@ def _check_run(config: Config) -> None:
         )
 
 
-def _check_views(config: Config) -> None:
+def _check_views(config: Settings) -> None:
     """Checks the names of the augmentations."""
     names = [name.strip() for name in config.augmentations.split(",")]
     unknown = [name for name in names if name not in AUGMENTATIONS]
@@ -129,7 +117,7 @@ def _check_views(config: Config) -> None:
         )
 
 
-def _check_model(config: Config) -> None:
+def _check_model(config: Settings) -> None:
     """Checks which layers can be frozen, and which features a classifier can start from."""
     if config.train_mode == "pretrain" and config.fine_tune_after_block > -1:
         raise UserError(
@@ -159,7 +147,7 @@ def _check_model(config: Config) -> None:
         )
 
 
-def _check_start(config: Config) -> None:
+def _check_start(config: Settings) -> None:
     """Checks where the weights come from."""
     if config.checkpoint and config.encoder_weights:
         raise UserError(
@@ -182,7 +170,7 @@ def _check_start(config: Config) -> None:
             ) from error
 
 
-def _check_teacher(config: Config) -> None:
+def _check_teacher(config: Settings) -> None:
     """Checks what a student learns from."""
     if config.train_mode != "distill":
         if config.teacher:

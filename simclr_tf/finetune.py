@@ -8,19 +8,25 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import fit_data, image_values, padding, replicas, steps
+from simclr_tf import fit_data, image_values, padding, replicas
 from simclr_tf.blocks import batch_that_counts
 from simclr_tf.compat import batches_taken, register, replica_logs, serialize
+from simclr_tf.cross_entropy import supervised_loss
+from simclr_tf.decay import decay_loss
 from simclr_tf.encoders import wrap_encoder
 from simclr_tf.endpoints import freeze_until
 from simclr_tf.errors import UserError
+from simclr_tf.gradients import current_learning_rate, loss_to_minimize, minimize
 from simclr_tf.heads import ProjectionHead, linear_head
+from simclr_tf.image_values import to_float
 from simclr_tf.labels import targets
-from simclr_tf.losses import supervised_loss
+from simclr_tf.step_metrics import hits, update_evaluation
+from simclr_tf.step_model import StepModel, count_rows
+from simclr_tf.view_maker import serialize_augment, step_seed
 
 
 @register
-class Classifier(steps.StepModel):
+class Classifier(StepModel):
     """An encoder, some layers of its projection head, and a linear head, trained on labels.
 
     `fit` takes `(images, labels)` in every form that Keras takes, images as for `SimCLR`. Labels
@@ -104,7 +110,7 @@ class Classifier(steps.StepModel):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns logits, (N, num_classes), of images (N, height, width, channels)."""
-        features = self.encoder(steps.as_float(inputs), training=training)
+        features = self.encoder(to_float(inputs), training=training)
         in_training = training and self._projection_trains
         hidden = self.projection_head.hidden_layers(features, training=in_training)
         return self.supervised_head(hidden[self.projection_selector])
@@ -114,22 +120,22 @@ class Classifier(steps.StepModel):
         data, mask = padding.split(data)
         images, labels = fit_data.unpack(data)
         labels = targets(labels, self.num_classes)
-        count = steps.count_rows(images, mask)
-        learning_rate = steps.current_learning_rate(self.optimizer)
+        count = count_rows(images, mask)
+        learning_rate = current_learning_rate(self.optimizer)
         if self._make_views is not None:
-            seed = steps.step_seed(self.seed, batches_taken(self.optimizer))
+            seed = step_seed(self.seed, batches_taken(self.optimizer))
             images = self._make_views(images, seed, copies=1)
         with batch_that_counts(mask), tf.GradientTape() as tape:
             logits = self(images, training=True)
             losses = supervised_loss(labels, logits, per_example=True)
             loss = replicas.share_of_mean(losses, count)
-            decay = steps.decay_loss(self._decayed, self.weight_decay)
-            scaled = steps.loss_to_minimize(self, loss + decay)
+            decay = decay_loss(self._decayed, self.weight_decay)
+            scaled = loss_to_minimize(self, loss + decay)
         variables = self.trainable_variables
-        steps.minimize(self, tape.gradient(scaled, variables), variables)
+        minimize(self, tape.gradient(scaled, variables), variables)
         results = {
             "supervised_loss": loss,
-            "supervised_acc": replicas.share_of_mean(steps.hits(labels, logits), count),
+            "supervised_acc": replicas.share_of_mean(hits(labels, logits), count),
             "weight_decay": decay,
             "total_loss": loss + decay,
         }
@@ -141,11 +147,9 @@ class Classifier(steps.StepModel):
         images, labels = fit_data.unpack(data)
         labels = targets(labels, self.num_classes)
         logits = self(images, training=False)
-        decay = steps.decay_loss(self._decayed, self.weight_decay)
-        count = steps.count_rows(images, mask)
-        return replica_logs(
-            steps.update_evaluation(self._eval_metrics, labels, logits, decay, count)
-        )
+        decay = decay_loss(self._decayed, self.weight_decay)
+        count = count_rows(images, mask)
+        return replica_logs(update_evaluation(self._eval_metrics, labels, logits, decay, count))
 
     def _check_call(self, call: str, form: str, labelled: bool) -> None:
         super()._check_call(call, form, labelled)
@@ -169,7 +173,7 @@ class Classifier(steps.StepModel):
             "num_classes": self.num_classes,
             "projection_head": serialize(self.projection_head),
             "projection_selector": self.projection_selector,
-            "augment": steps.serialize_augment(self.augment),
+            "augment": serialize_augment(self.augment),
             "fine_tune_after_block": self.fine_tune_after_block,
             "zero_init_logits_layer": self.zero_init_logits_layer,
             "weight_decay": self.weight_decay,

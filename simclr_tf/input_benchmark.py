@@ -17,8 +17,8 @@ from simclr_tf.benchmarks import BATCHES, in_turn, table, wait_for
 from simclr_tf.data import training_dataset
 from simclr_tf.datasets import ImageSource, open_source
 from simclr_tf.errors import UserError
+from simclr_tf.lars import LARS
 from simclr_tf.model import SimCLR
-from simclr_tf.optimizers import LARS
 from simclr_tf.resnet import ResNet
 
 _PHOTO_SIZE = (375, 500)  # as ImageNet's are on average

@@ -9,18 +9,25 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import fit_data, gradient_cache, image_values, padding, replicas, steps
+from simclr_tf import fit_data, gradient_cache, image_values, padding, replicas
 from simclr_tf.blocks import batch_that_counts
 from simclr_tf.compat import batches_taken, register, replica_logs, serialize
+from simclr_tf.cross_entropy import supervised_loss
+from simclr_tf.decay import decay_loss
 from simclr_tf.encoders import wrap_encoder
 from simclr_tf.errors import UserError
+from simclr_tf.gradients import current_learning_rate, loss_to_minimize, minimize
 from simclr_tf.heads import ProjectionHead, linear_head, without_batch_norm
+from simclr_tf.image_values import to_float
 from simclr_tf.labels import targets
-from simclr_tf.losses import nt_xent, supervised_loss
+from simclr_tf.losses import nt_xent
+from simclr_tf.step_metrics import hits, update_evaluation
+from simclr_tf.step_model import StepModel, count_rows
+from simclr_tf.view_maker import serialize_augment, step_seed
 
 
 @register
-class SimCLR(steps.StepModel):
+class SimCLR(StepModel):
     """Contrastive pretraining of an encoder, with an online linear evaluation beside it.
 
     Per step: two views of every image, encoder, projection head, NT-Xent over the views of all
@@ -171,7 +178,7 @@ class SimCLR(steps.StepModel):
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns features h, (N, d), of images (N, height, width, channels)."""
-        return self.encoder(steps.as_float(inputs), training=training)
+        return self.encoder(to_float(inputs), training=training)
 
     def views(self, inputs: Any, seed: tf.Tensor) -> tf.Tensor:
         """Returns both views of every image.
@@ -184,22 +191,22 @@ class SimCLR(steps.StepModel):
             Float32 (2N, h, w, c) in [0, 1]: N first views, then N second views.
         """
         if isinstance(inputs, (tuple, list)):
-            return tf.concat([steps.as_float(view) for view in inputs], 0)
+            return tf.concat([to_float(view) for view in inputs], 0)
         return self._make_views(inputs, seed, copies=2)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of algorithm 1 on this replica's share of the batch."""
         data, mask = padding.split(data, self.micro_batch_size or 1)
         inputs, labels = fit_data.unpack(data)
-        learning_rate = steps.current_learning_rate(self.optimizer)
-        seed = steps.step_seed(self.seed, batches_taken(self.optimizer))
+        learning_rate = current_learning_rate(self.optimizer)
+        seed = step_seed(self.seed, batches_taken(self.optimizer))
         if self.supervised_head is not None:
             labels = targets(labels, self.num_classes)
-        count = steps.count_rows(inputs, mask)
+        count = count_rows(inputs, mask)
         find = self._gradients if self.micro_batch_size is None else self._cached_gradients
         with batch_that_counts(mask):
             gradients, results = find(inputs, labels, seed, count)
-        steps.minimize(self, gradients, self.trainable_variables)
+        minimize(self, gradients, self.trainable_variables)
         return replica_logs({**self._update(results, count), "learning_rate": learning_rate})
 
     def _gradients(
@@ -266,28 +273,28 @@ class SimCLR(steps.StepModel):
             both = tf.concat([labels, labels], 0)
             losses = supervised_loss(both, logits, per_example=True)
             results["supervised_loss"] = replicas.share_of_mean(losses, count, copies=2)
-            right = steps.hits(both, logits)
+            right = hits(both, logits)
             results["supervised_acc"] = replicas.share_of_mean(right, count, copies=2)
             loss += self.supervised_loss_weight * results["supervised_loss"]
-        results["weight_decay"] = steps.decay_loss(self._decayed, self.weight_decay)
+        results["weight_decay"] = decay_loss(self._decayed, self.weight_decay)
         results["total_loss"] = loss = loss + results["weight_decay"]
-        return steps.loss_to_minimize(self, loss), results
+        return loss_to_minimize(self, loss), results
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Accuracy of the linear head; without head or labels, the contrastive metrics."""
         data, mask = padding.split(data)
         inputs, labels = fit_data.unpack(data)
-        count = steps.count_rows(inputs, mask)
+        count = count_rows(inputs, mask)
         if self.supervised_head is not None and labels is not None:
             hidden = self.projection_head.hidden_layers(self(inputs, training=False))
             logits = self.supervised_head(hidden[self.projection_selector])
-            decay = steps.decay_loss(self._decayed, self.weight_decay)
+            decay = decay_loss(self._decayed, self.weight_decay)
             return replica_logs(
-                steps.update_evaluation(
+                update_evaluation(
                     self._eval_metrics, targets(labels, self.num_classes), logits, decay, count
                 )
             )
-        views = self.views(inputs, steps.step_seed(self.seed, 0))
+        views = self.views(inputs, step_seed(self.seed, 0))
         features = self.encoder(views, training=False)
         embedding = self.projection_head(features, training=False)
         contrast = nt_xent(embedding, self.temperature, self.hidden_norm, mask=mask)
@@ -319,7 +326,7 @@ class SimCLR(steps.StepModel):
         return {
             "encoder": serialize(self.encoder),
             "projection_head": serialize(self.projection_head),
-            "augment": steps.serialize_augment(self.augment),
+            "augment": serialize_augment(self.augment),
             "temperature": self.temperature,
             "hidden_norm": self.hidden_norm,
             "num_classes": self.num_classes,

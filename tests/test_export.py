@@ -21,8 +21,8 @@ from simclr_tf.encoders import make_encoder
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
 from simclr_tf.heads import ProjectionHead
+from simclr_tf.lars import LARS
 from simclr_tf.model import SimCLR
-from simclr_tf.optimizers import LARS
 from simclr_tf.resnet import ResNet
 from tf_hub_export import check_images, export_saved_model
 from tf_hub_export.input_contract import InputContract

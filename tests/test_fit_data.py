@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.distill import Distiller
+from simclr_tf.distiller import Distiller
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
 from simclr_tf.heads import ProjectionHead

@@ -16,7 +16,7 @@ from simclr_tf import gradient_cache
 from simclr_tf.augment import SimCLRAugment
 from simclr_tf.compat import KERAS_3, raw_variable
 from simclr_tf.errors import UserError
-from simclr_tf.optimizers import LARS
+from simclr_tf.lars import LARS
 
 
 def independent_encoder() -> keras.Model:

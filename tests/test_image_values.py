@@ -15,7 +15,7 @@ from simclr_tf.augment import SimCLRAugment, host_views
 from simclr_tf.data import evaluation_dataset
 from simclr_tf.datasets.source import InMemorySource, resize_to_uint8, to_uint8
 from simclr_tf.datasets.user import source_from_dataset
-from simclr_tf.distill import Distiller
+from simclr_tf.distiller import Distiller
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
 from simclr_tf.heads import ProjectionHead

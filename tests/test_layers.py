@@ -24,18 +24,19 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         " collected processor memory",
         "quiet tf_hub_export outputs json_files process_state finite transparency"
         " datasets.own_folders pipeline_errors devices padding",
-        "image_values labels precision",
+        "image_values labels precision settings",
         "tf_hub_export.atomic tf_hub_export.input_contract tf_hub_export.card_code"
         " tf_hub_export.tflite tf_hub_export.onnx_file examples.pictures convolution",
         # Pure functions and layers, one idea each.
         "tf_hub_export.model_card commands feature_store"
-        " config_checks draws image_ops losses optimizers schedules blocks endpoints"
+        " config_checks draws image_ops losses cross_entropy lars"
+        " gradients schedules blocks endpoints"
         " applications keras_cv_backbones exported"
         " datasets.decoding datasets.positions datasets.source datasets.splits"
         " transparency_ops",
         "config resnet heads color_ops extra_views feature_files tf_hub_export.comparison"
         " datasets.folder_layout datasets.mnist datasets.chosen_records datasets.user"
-        " datasets.labelled baseline_step",
+        " datasets.labelled baseline_step decay registry step_metrics teacher view_maker",
         # Where images come from, what a view is, what turns images into features.
         "augment_options encoders datasets.folder datasets.tfds_source run_folder architecture"
         " datasets.apart"
@@ -45,10 +46,10 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
         "fit_data",
         "fit_call",
         # What feeds a model and what one step does.
-        "data steps",
+        "data step_model",
         "gradient_cache extraction tf_hub_export.signatures",
         "model finetune tf_hub_export.half_size",
-        "distill",
+        "distiller",
         # What is kept of it, measured and shown.
         "checkpoints evaluate report",
         "callbacks release_import tf_hub_export.saved_model",
@@ -65,11 +66,11 @@ LEVELS: tuple[frozenset[str], ...] = tuple(
     )
 )
 # Only these unpack settings; the others take plain arguments.
-KNOW_CONFIG = {"config_checks", "run_folder", "building", "comparing", "train", "run"}
+KNOW_CONFIG = {"run_folder", "building", "comparing", "train", "run"}
 # Help and wrong arguments answer before TensorFlow is there.
 WITHOUT_TENSORFLOW = {
     "", "errors", "load_failures", "atomic_file", "json_files", "quiet", "commands", "outputs",
-    "transparency", "memory",
+    "transparency", "memory", "settings",
     "config_checks", "config", "run", "import_release", "benchmark", "processor",
     "embed", "feature_store", "feature_files", "projector",
     "examples", "examples.retrieve", "examples.segment",

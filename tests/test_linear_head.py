@@ -18,8 +18,8 @@ from simclr_tf.compat import raw_variable
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
 from simclr_tf.heads import LinearHead, ProjectionHead, linear_head, without_batch_norm
+from simclr_tf.lars import LARS
 from simclr_tf.model import SimCLR
-from simclr_tf.optimizers import LARS
 from simclr_tf.stored_weights import StoredWeights
 from tf_hub_export import export_saved_model
 

@@ -10,8 +10,9 @@ from gpu_kernels import ops_without_gpu_kernel
 from peak_memory import last_number
 
 from simclr_tf.contrastive_blocks import default_block_size
+from simclr_tf.cross_entropy import supervised_loss
 from simclr_tf.errors import UserError
-from simclr_tf.losses import nt_xent, supervised_loss
+from simclr_tf.losses import nt_xent
 
 CASES = range(5)
 

@@ -19,8 +19,8 @@ from simclr_tf.compat import KERAS_3
 from simclr_tf.errors import UserError
 from simclr_tf.finetune import Classifier
 from simclr_tf.heads import ProjectionHead
+from simclr_tf.lars import LARS
 from simclr_tf.model import SimCLR
-from simclr_tf.optimizers import LARS
 from simclr_tf.resnet import ResNet
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import simclr_tf
-from simclr_tf import config_checks, optimizers, resnet, transparency
+from simclr_tf import resnet, settings, transparency
 from simclr_tf.augment_options import KNOWN_AUGMENTATIONS
 from simclr_tf.config import Config
+from simclr_tf.registry import OPTIMIZERS, make_optimizer
 from simclr_tf.run import main
 from tf_hub_export import FORMATS
 
@@ -29,12 +30,12 @@ def choices(name: str) -> set[Any]:
 
 
 def test_what_can_be_asked_for_is_what_can_be_built() -> None:
-    assert set(config_checks.AUGMENTATIONS) == set(KNOWN_AUGMENTATIONS)
+    assert set(settings.AUGMENTATIONS) == set(KNOWN_AUGMENTATIONS)
     assert choices("resnet_depth") == set(resnet.BLOCKS_PER_GROUP)
-    assert choices("optimizer") == set(optimizers.OPTIMIZERS)
+    assert choices("optimizer") == set(OPTIMIZERS)
     assert choices("transparent") == set(transparency.TRANSPARENT)
-    for name in optimizers.OPTIMIZERS:
-        assert callable(optimizers.make_optimizer(name, 0.1).apply_gradients)
+    for name in OPTIMIZERS:
+        assert callable(make_optimizer(name, 0.1).apply_gradients)
 
 
 def test_presets_are_those_that_the_pages_name() -> None:

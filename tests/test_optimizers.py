@@ -15,7 +15,8 @@ from tensorflow import keras
 
 from simclr_tf import compat
 from simclr_tf.errors import UserError
-from simclr_tf.optimizers import LARS, OPTIMIZERS, excluded_variables, make_optimizer
+from simclr_tf.lars import LARS, excluded_variables
+from simclr_tf.registry import OPTIMIZERS, make_optimizer
 from simclr_tf.schedules import WarmUpCosine
 
 FORMS = {

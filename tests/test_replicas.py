@@ -16,7 +16,7 @@ from tensorflow import keras
 
 from simclr_tf.blocks import BatchNorm
 from simclr_tf.compat import raw_variable
-from simclr_tf.distill import Distiller
+from simclr_tf.distiller import Distiller
 from simclr_tf.finetune import Classifier
 from simclr_tf.heads import ProjectionHead
 from simclr_tf.losses import nt_xent

@@ -11,13 +11,13 @@ from conftest import deviation
 from release import set_weights_by_rule
 from tensorflow import keras
 
-from simclr_tf import steps
 from simclr_tf.checkpoints import model_variables
 from simclr_tf.compat import raw_variable
 from simclr_tf.finetune import Classifier
+from simclr_tf.gradients import current_learning_rate
 from simclr_tf.heads import ProjectionHead
+from simclr_tf.lars import LARS
 from simclr_tf.model import SimCLR
-from simclr_tf.optimizers import LARS
 from simclr_tf.resnet import ResNet
 from simclr_tf.schedules import WarmUpCosine
 
@@ -41,7 +41,7 @@ def run_steps(model: Any, batches: list[Any], strategy: Any = None) -> np.ndarra
                "weight_decay", "learning_rate")  # fmt: skip
     rows = []
     for batch in batches:
-        rate = float(steps.current_learning_rate(model.optimizer))
+        rate = float(current_learning_rate(model.optimizer))
         parts = [
             tf.nest.map_structure(lambda x, r=r: tf.constant(np.split(x, replicas)[r]), batch)
             for r in range(replicas)

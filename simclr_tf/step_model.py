@@ -1,77 +1,24 @@
-"""What the training steps of pretraining and of fine-tuning share."""
+"""What every model here shares: its calls, its checks, its metrics, its own steps' frame."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-from absl import logging
 from tensorflow import keras
 
-from simclr_tf import draws, fit_call, fit_data, image_values, padding, replicas
+from simclr_tf import fit_call, fit_data, image_values, padding, replicas
 from simclr_tf.compat import (
     KERAS_3,
-    apply_gradients,
-    batches_taken,
     build_optimizer,
-    converted,
     deserialize,
-    num_replicas,
-    scaled_loss,
-    serialize,
-    unscaled_gradients,
 )
+from simclr_tf.decay import set_up_decay
 from simclr_tf.errors import UserError
-from simclr_tf.image_values import to_float as as_float
-from simclr_tf.labels import LabelRule, class_ids
-from simclr_tf.losses import supervised_loss
-from simclr_tf.optimizers import LARS, excluded_variables
-
-Images = Any  # a tensor, or {'image': ..., 'size': ...} from `simclr_tf.data`
-
-
-def step_seed(seed: int, step: Any) -> tf.Tensor:
-    """Returns the int32 seed of shape (2,) that belongs to one step and one replica.
-
-    The same on every kind of device, in a plain graph and under XLA.
-    """
-    # cast: Keras 3 counts steps in int32, Keras 2 in int64
-    pair = tf.stack([tf.constant(seed, tf.int32), tf.cast(tf.convert_to_tensor(step), tf.int32)])
-    context = tf.distribute.get_replica_context()
-    replica = 0 if context is None else context.replica_id_in_sync_group
-    return draws.fold_in(pair, replica)
-
-
-class ViewMaker:
-    """Calls any augmentation, passing `seed` and `training` where its signature takes them.
-
-    Args:
-        augment: A callable or Keras layer from a batch of images to a batch of as many views.
-    """
-
-    def __init__(self, augment: Callable[..., tf.Tensor]) -> None:
-        target = augment.call if isinstance(augment, keras.layers.Layer) else augment
-        try:
-            parameters = set(inspect.signature(target).parameters)
-        except (TypeError, ValueError):  # some built-in callables do not tell
-            parameters = set()
-        self.augment = augment
-        self.takes_seed = "seed" in parameters
-        self.takes_training = "training" in parameters
-
-    def __call__(self, images: Images, seed: tf.Tensor, copies: int) -> tf.Tensor:
-        """Returns `copies` views of every image: (copies * N, h, w, channels), copy after copy."""
-        if not getattr(self.augment, "takes_source_images", False):
-            # Only ours knows canvases and raw bytes; others get float images in [0, 1].
-            images = as_float(images["image"] if isinstance(images, dict) else images)
-        if copies > 1:
-            images = tf.nest.map_structure(lambda x: tf.concat([x] * copies, 0), images)
-        arguments: dict[str, Any] = {"seed": seed} if self.takes_seed else {}
-        if self.takes_training:
-            arguments["training"] = True
-        return converted(self.augment)(images, **arguments)
+from simclr_tf.labels import LabelRule
+from simclr_tf.step_metrics import evaluation_metrics, mean_metric, with_loss
+from simclr_tf.view_maker import Images, ViewMaker
 
 
 class StepModel(keras.Model):
@@ -270,129 +217,6 @@ def _check_range_of_ours(value_range: image_values.Range | None) -> None:
 def count_rows(images: Images, mask: tf.Tensor | None = None) -> replicas.ImageCount:
     """Counts the images of a step, as `fit` hands them to it, over all replicas."""
     return replicas.count_images(tf.shape(tf.nest.flatten(images)[0])[0], mask)
-
-
-def set_up_decay(
-    optimizer: Any, model: keras.Model, supervised_head: keras.layers.Layer | None
-) -> list[Any]:
-    """Splits weight decay between optimizer and loss, as the release does.
-
-    LARS decays everything but batch norm, biases and the supervised head; the head's kernel is
-    decayed through the loss. Other optimizers leave all of it to the loss: every trainable variable
-    but batch norm's.
-
-    Returns:
-        The variables whose squares enter the loss.
-    """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if isinstance(inner, LARS):
-        inner.exclude(excluded_variables(model, supervised_head=supervised_head))
-        return [supervised_head.kernel] if supervised_head is not None else []
-    batch_norm = {
-        id(variable)
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-        for variable in layer.weights
-    }
-    return [v for v in model.trainable_variables if id(v) not in batch_norm]
-
-
-def decay_loss(variables: Sequence[Any], weight_decay: float) -> tf.Tensor:
-    """Returns weight_decay * sum of squares / 2, a float32 scalar."""
-    if not variables or not weight_decay:
-        return tf.constant(0.0)
-    squares = [tf.nn.l2_loss(tf.cast(tf.convert_to_tensor(v), tf.float32)) for v in variables]
-    return weight_decay * tf.add_n(squares)
-
-
-def minimize(model: keras.Model, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
-    """Applies the gradients of a loss that `loss_to_minimize` made; None leaves a variable."""
-    gradients = unscaled_gradients(model.optimizer, gradients)
-    pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-    apply_gradients(model.optimizer, pairs)
-
-
-def loss_to_minimize(model: keras.Model, loss: tf.Tensor) -> tf.Tensor:
-    """Returns this replica's share of the mean loss (optimizers add gradients over replicas)."""
-    return scaled_loss(model.optimizer, loss / num_replicas())
-
-
-def current_learning_rate(optimizer: Any) -> tf.Tensor:
-    """Returns the rate of the step that is being taken, a float32 scalar."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    rate = getattr(inner, "_learning_rate", inner.learning_rate)
-    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        rate = rate(tf.convert_to_tensor(batches_taken(optimizer)))
-    return tf.cast(tf.convert_to_tensor(rate), tf.float32)
-
-
-def hits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns 1.0 for each row whose largest logit is the label's, else 0.0: float32 (N,).
-
-    Args:
-        labels: Class ids (N,), or probabilities (N, classes), of which the largest counts.
-        logits: (N, classes).
-    """
-    same = tf.argmax(logits, -1, output_type=tf.int32) == class_ids(labels, logits.shape[-1])
-    return tf.cast(same, tf.float32)
-
-
-def mean_metric(name: str) -> keras.metrics.Mean:
-    """Returns a running mean. float32: it adds up images, of which float16 holds 65,504."""
-    return keras.metrics.Mean(name=name, dtype="float32")
-
-
-def evaluation_metrics() -> dict[str, Any]:
-    """Returns the metrics of an evaluation, under the release's names."""
-    names = ("label_top_1_accuracy", "label_top_5_accuracy", "regularization_loss",
-             "eval_supervised_loss")  # fmt: skip
-    return {name: mean_metric(name) for name in names}
-
-
-def update_evaluation(
-    metrics: dict[str, Any],
-    labels: tf.Tensor,
-    logits: tf.Tensor,
-    decay: tf.Tensor,
-    count: replicas.ImageCount,
-) -> dict[str, tf.Tensor]:
-    """Adds a batch of labels (N,) or (N, classes) and logits (N, classes); returns the results."""
-    logits = tf.cast(logits, tf.float32)
-    in_top_5 = tf.math.in_top_k(class_ids(labels, logits.shape[-1]), logits, 5)
-    losses = supervised_loss(labels, logits, per_example=True)
-    found = {
-        "label_top_1_accuracy": replicas.share_of_mean(hits(labels, logits), count),
-        "label_top_5_accuracy": replicas.share_of_mean(tf.cast(in_top_5, tf.float32), count),
-        "regularization_loss": decay,
-        "eval_supervised_loss": replicas.share_of_mean(losses, count),
-    }
-    for name, value in replicas.mean_of_shares(found).items():
-        metrics[name].update_state(value, sample_weight=count.total)
-    results = {name: metric.result() for name, metric in metrics.items()}
-    results["supervised_loss"] = results.pop("eval_supervised_loss")
-    loss = results["supervised_loss"] + results["regularization_loss"]
-    return {**results, "loss": loss}
-
-
-def with_loss(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns logs with `loss`, under which Keras's callbacks look for what is minimised.
-
-    It is `total_loss`. An evaluation without labels has no weight decay: there it is what is
-    evaluated, `contrast_loss` or `distill_loss`.
-    """
-    names = ("total_loss", "contrast_loss", "distill_loss")
-    return {**logs, "loss": next(logs[name] for name in names if name in logs)}
-
-
-def serialize_augment(augment: Any) -> Any:
-    """Returns an augmentation's config; None, with a warning, for one that can't be saved."""
-    if augment is None:
-        return None
-    try:
-        return serialize(augment)
-    except Exception as error:  # whatever a user's object raises: saving weights must go on
-        logging.warning("The augmentation is not saved: %s", error)
-        return None
 
 
 def deserialize_parts(config: dict[str, Any], custom_objects: Any = None) -> dict[str, Any]:

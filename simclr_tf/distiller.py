@@ -8,16 +8,19 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import fit_data, padding, replicas, steps
+from simclr_tf import fit_data, padding, replicas
 from simclr_tf.blocks import batch_that_counts
 from simclr_tf.compat import batches_taken, converted, register, replica_logs
+from simclr_tf.cross_entropy import supervised_loss
+from simclr_tf.decay import decay_loss
 from simclr_tf.errors import UserError
-from simclr_tf.exported import ExportedModel
 from simclr_tf.finetune import Classifier
+from simclr_tf.gradients import current_learning_rate, loss_to_minimize, minimize
+from simclr_tf.image_values import to_float
 from simclr_tf.labels import class_ids, targets
-from simclr_tf.losses import supervised_loss
-
-_LOGITS = "logits_sup"
+from simclr_tf.step_metrics import hits
+from simclr_tf.step_model import count_rows
+from simclr_tf.view_maker import step_seed
 
 
 def distillation_loss(
@@ -136,20 +139,20 @@ class Distiller(Classifier):
         """One step on this replica's share of the batch."""
         data, mask = padding.split(data)
         images, labels = fit_data.unpack(data)
-        count = steps.count_rows(images, mask)
-        learning_rate = steps.current_learning_rate(self.optimizer)
+        count = count_rows(images, mask)
+        learning_rate = current_learning_rate(self.optimizer)
         if self._make_views is not None:
-            seed = steps.step_seed(self.seed, batches_taken(self.optimizer))
+            seed = step_seed(self.seed, batches_taken(self.optimizer))
             images = self._make_views(images, seed, copies=1)
-        images = steps.as_float(images)
+        images = to_float(images)
         taught = self.teacher_logits(images)
         with batch_that_counts(mask), tf.GradientTape() as tape:
             logits = self(images, training=True)
             loss, results = self._loss_and_parts(taught, logits, labels, count)
-            decay = steps.decay_loss(self._decayed, self.weight_decay)
-            scaled = steps.loss_to_minimize(self, loss + decay)
+            decay = decay_loss(self._decayed, self.weight_decay)
+            scaled = loss_to_minimize(self, loss + decay)
         variables = self.trainable_variables
-        steps.minimize(self, tape.gradient(scaled, variables), variables)
+        minimize(self, tape.gradient(scaled, variables), variables)
         results = {**results, "weight_decay": decay, "total_loss": loss + decay}
         shown = self._update(results, count)
         if labels is not None:
@@ -166,7 +169,7 @@ class Distiller(Classifier):
         """Returns this replica's share of the loss without weight decay, and its parts."""
         losses = distillation_losses(teacher_logits, logits, self.temperature)
         distill = replicas.share_of_mean(losses, count)
-        agreed = steps.hits(tf.argmax(teacher_logits, -1), logits)
+        agreed = hits(tf.argmax(teacher_logits, -1), logits)
         results = {
             "distill_loss": distill,
             "teacher_agreement": replicas.share_of_mean(agreed, count),
@@ -191,7 +194,7 @@ class Distiller(Classifier):
         if mask is not None:
             ids = tf.where(mask, ids, -1)
         known = tf.cast(ids >= 0, tf.float32)
-        right = steps.hits(ids, logits)  # never where the label is -1
+        right = hits(ids, logits)  # never where the label is -1
         right, known = tf.unstack(
             replicas.sum_over_replicas(tf.stack([tf.reduce_sum(right), tf.reduce_sum(known)]))
         )
@@ -205,8 +208,8 @@ class Distiller(Classifier):
         images, labels = fit_data.unpack(element)
         if labels is not None:
             return super().test_step(data)
-        count = steps.count_rows(images, mask)
-        images = steps.as_float(images)
+        count = count_rows(images, mask)
+        images = to_float(images)
         logits = self(images, training=False)
         _, results = self._loss_and_parts(self.teacher_logits(images), logits, None, count)
         return replica_logs(self._update(results, count))
@@ -227,54 +230,3 @@ class Distiller(Classifier):
             "temperature": self.temperature,
             "labels_weight": self.labels_weight,
         }
-
-
-class Teacher:
-    """The classifier of an exported SavedModel, as a function from images to logits.
-
-    Args:
-        exported: A SavedModel with an endpoint `logits_sup`.
-        num_classes: Number of its classes.
-    """
-
-    def __init__(self, exported: ExportedModel, num_classes: int) -> None:
-        self.exported = exported
-        self.num_classes = num_classes
-
-    def describe(self) -> str:
-        """Returns where it comes from and what it tells apart, in a few words."""
-        size = self.exported.image_size
-        resized = f", which sees the images at {size[0]} x {size[1]} pixels" if size else ""
-        return f"{self.exported.path}, {self.num_classes} classes{resized}"
-
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns logits, float32 (N, num_classes), of images (N, height, width, channels)."""
-        return self.exported(images)[_LOGITS]
-
-
-def load_teacher(path: str, image_size: int) -> Teacher:
-    """Loads a teacher from an exported classifier: ours, or one of the original release.
-
-    Args:
-        path: The SavedModel's folder, or the `model_dir` of the run that wrote it.
-        image_size: Side in pixels of the images that it will be shown.
-
-    Returns:
-        A function from images to logits, with `num_classes`. Images of another size than the
-        teacher was made for are resized for it.
-
-    Raises:
-        UserError: No SavedModel there, or one without `logits_sup`.
-
-    Example:
-        >>> load_teacher('finetuned', image_size=224).num_classes
-        1000
-    """
-    exported = ExportedModel(path)
-    shapes = exported.endpoints(image_size)
-    if _LOGITS not in shapes or shapes[_LOGITS][-1] is None:
-        raise UserError(
-            f"Expected a teacher with an endpoint {_LOGITS}; {exported.path} gives "
-            f"{', '.join(sorted(shapes))}. Fine-tune it first (--train_mode=finetune)."
-        )
-    return Teacher(exported, int(shapes[_LOGITS][-1]))

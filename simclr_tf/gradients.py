@@ -1,0 +1,38 @@
+"""From a loss to the update of the weights, on any optimizer and any number of replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from simclr_tf.compat import (
+    apply_gradients,
+    batches_taken,
+    num_replicas,
+    scaled_loss,
+    unscaled_gradients,
+)
+
+
+def minimize(model: keras.Model, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    """Applies the gradients of a loss that `loss_to_minimize` made; None leaves a variable."""
+    gradients = unscaled_gradients(model.optimizer, gradients)
+    pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+    apply_gradients(model.optimizer, pairs)
+
+
+def loss_to_minimize(model: keras.Model, loss: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's share of the mean loss (optimizers add gradients over replicas)."""
+    return scaled_loss(model.optimizer, loss / num_replicas())
+
+
+def current_learning_rate(optimizer: Any) -> tf.Tensor:
+    """Returns the rate of the step that is being taken, a float32 scalar."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = getattr(inner, "_learning_rate", inner.learning_rate)
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(tf.convert_to_tensor(batches_taken(optimizer)))
+    return tf.cast(tf.convert_to_tensor(rate), tf.float32)
