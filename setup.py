@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 KERAS_2 = '; python_version < "3.12"'
@@ -94,11 +94,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=[
-        "simclr_tf",
+        *find_packages(str(ROOT), include=["simclr_tf", "simclr_tf.*", "tf_hub_export"]),
         "simclr_tf.configs",
-        "simclr_tf.datasets",
-        "simclr_tf.examples",
-        "tf_hub_export",
     ],
     # One set of presets: the checkout's configs/ is the wheel's simclr_tf/configs/.
     package_dir={"simclr_tf.configs": "configs"},

@@ -22,26 +22,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from simclr_tf import moved
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from simclr_tf.augment import SimCLRAugment
+    from simclr_tf.augment.layer import SimCLRAugment
+    from simclr_tf.checkpoints.release import load_release_weights
     from simclr_tf.config import Config
-    from simclr_tf.data import evaluation_dataset, training_dataset
     from simclr_tf.datasets import open_source
-    from simclr_tf.distiller import Distiller
-    from simclr_tf.encoders import make_encoder
+    from simclr_tf.datasets.pipeline import evaluation_dataset, training_dataset
     from simclr_tf.errors import UserError
-    from simclr_tf.finetune import Classifier
-    from simclr_tf.heads import ProjectionHead
-    from simclr_tf.lars import LARS
-    from simclr_tf.losses import nt_xent
-    from simclr_tf.model import SimCLR
-    from simclr_tf.release_import import load_release_weights
-    from simclr_tf.resnet import ResNet
-    from simclr_tf.schedules import WarmUpCosine
-    from simclr_tf.teacher import load_teacher
-    from simclr_tf.train import train_and_evaluate
+    from simclr_tf.features.teacher import load_teacher
+    from simclr_tf.losses.nt_xent import nt_xent
+    from simclr_tf.models.encoders import make_encoder
+    from simclr_tf.models.heads import ProjectionHead
+    from simclr_tf.models.resnet import ResNet
+    from simclr_tf.optim.lars import LARS
+    from simclr_tf.optim.schedules import WarmUpCosine
+    from simclr_tf.runs.run import train_and_evaluate
+    from simclr_tf.training.classifier import Classifier
+    from simclr_tf.training.distiller import Distiller
+    from simclr_tf.training.simclr import SimCLR
 
 __all__ = [
     "LARS",
@@ -65,24 +67,24 @@ __all__ = [
 ]
 
 _HOME = {
-    "Classifier": "finetune",
+    "Classifier": "training.classifier",
     "Config": "config",
-    "Distiller": "distiller",
-    "LARS": "lars",
-    "ProjectionHead": "heads",
-    "ResNet": "resnet",
-    "SimCLR": "model",
-    "SimCLRAugment": "augment",
+    "Distiller": "training.distiller",
+    "LARS": "optim.lars",
+    "ProjectionHead": "models.heads",
+    "ResNet": "models.resnet",
+    "SimCLR": "training.simclr",
+    "SimCLRAugment": "augment.layer",
     "UserError": "errors",
-    "WarmUpCosine": "schedules",
-    "evaluation_dataset": "data",
-    "load_release_weights": "release_import",
-    "load_teacher": "teacher",
-    "make_encoder": "encoders",
-    "nt_xent": "losses",
+    "WarmUpCosine": "optim.schedules",
+    "evaluation_dataset": "datasets.pipeline",
+    "load_release_weights": "checkpoints.release",
+    "load_teacher": "features.teacher",
+    "make_encoder": "models.encoders",
+    "nt_xent": "losses.nt_xent",
     "open_source": "datasets",
-    "train_and_evaluate": "train",
-    "training_dataset": "data",
+    "train_and_evaluate": "runs.run",
+    "training_dataset": "datasets.pipeline",
 }
 
 
@@ -97,3 +99,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+moved.keep_old_names()

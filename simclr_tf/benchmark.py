@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from simclr_tf.commands import Arguments, run_command
+from simclr_tf.cli import Arguments, run_command
+from simclr_tf.devices.quiet import start_tensorflow
 from simclr_tf.errors import UserError
-from simclr_tf.quiet import start_tensorflow
 
 _WHAT = {
     "augment": "batched views on the device against the same operations per image in tf.data",
@@ -73,21 +73,21 @@ def _measure(given: argparse.Namespace) -> None:
                 f"{given.what}. Leave it out."
             )
     start_tensorflow()
-    from simclr_tf import benchmarks
+    from simclr_tf.timing import compute
 
     image_size, width = given.image_size or 32, given.width_multiplier or 1.0
     default = {"step": 64, "input": 64, "loss": 8192}.get(given.what, 256)
     size = given.batch_size or default
     if given.what == "augment":
-        rows = benchmarks.augmentation(image_size, size, given.seconds)
+        rows = compute.augmentation(image_size, size, given.seconds)
     elif given.what == "loss":
-        rows = benchmarks.loss(size, given.seconds)
+        rows = compute.loss(size, given.seconds)
     elif given.what == "input":
-        from simclr_tf.input_benchmark import input_pipeline
+        from simclr_tf.timing.input_pipeline import input_pipeline
 
         rows = input_pipeline(image_size, size, given.seconds, width, given.dataset)
     else:
-        rows = benchmarks.training_step(
+        rows = compute.training_step(
             image_size,
             size,
             given.seconds,

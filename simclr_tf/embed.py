@@ -10,15 +10,15 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from simclr_tf.commands import Arguments, run_command
+from simclr_tf.cli import Arguments, run_command
+from simclr_tf.devices.quiet import start_tensorflow
 from simclr_tf.errors import UserError
-from simclr_tf.quiet import start_tensorflow
-from simclr_tf.transparency import DEFAULT, TRANSPARENT, WHAT_IT_DOES
+from simclr_tf.images.transparency import DEFAULT, TRANSPARENT, WHAT_IT_DOES
 
 if TYPE_CHECKING:
-    from simclr_tf.extraction import Extractor
-    from simclr_tf.feature_files import Names
-    from simclr_tf.feature_store import FeatureStore
+    from simclr_tf.features.extractor import Extractor
+    from simclr_tf.features.files import Names
+    from simclr_tf.features.store import FeatureStore
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,10 +80,10 @@ def _embed(given: argparse.Namespace) -> None:
     from simclr_tf.datasets import open_source
     from simclr_tf.datasets.folder_layout import left_out_line
     from simclr_tf.datasets.source import flat_line
-    from simclr_tf.extraction import feature_batches, fingerprint
-    from simclr_tf.feature_files import Names
-    from simclr_tf.feature_store import FeatureStore, as_user_error
-    from simclr_tf.projector import thumbnail_side
+    from simclr_tf.features.extractor import feature_batches, fingerprint
+    from simclr_tf.features.files import Names
+    from simclr_tf.features.projector import thumbnail_side
+    from simclr_tf.features.store import FeatureStore, as_user_error
 
     kind = os.path.splitext(given.output or "")[1].lower()
     if len(extract.shape) != 1 and (given.projector_dir or kind != ".npz"):
@@ -165,9 +165,9 @@ def _embed(given: argparse.Namespace) -> None:
 
 def _checked_targets(given: argparse.Namespace) -> list[str]:
     """Checks the arguments; returns what is to be written."""
-    from simclr_tf.feature_files import check_output
-    from simclr_tf.outputs import check_apart, check_output_path
-    from simclr_tf.projector import is_projector
+    from simclr_tf.features.files import check_output
+    from simclr_tf.features.projector import is_projector
+    from simclr_tf.files.outputs import check_apart, check_output_path
 
     if bool(given.saved_model) == bool(given.checkpoint):
         count = "both" if given.saved_model else "neither"
@@ -232,8 +232,8 @@ def _flat(store: FeatureStore) -> list[int]:
 
 def _load_model(given: argparse.Namespace) -> tuple[Extractor, list[Any]]:
     """Returns the model, and what tells it from another."""
-    from simclr_tf.exported import find_export
-    from simclr_tf.extraction import Extractor, load_extractor
+    from simclr_tf.features.exported import find_export
+    from simclr_tf.features.extractor import Extractor, load_extractor
 
     if given.saved_model:
         extract = load_extractor(given.saved_model, given.endpoint, given.image_size)
@@ -291,9 +291,9 @@ def _publish(
     store: FeatureStore, names: Names, given: argparse.Namespace, targets: list[str]
 ) -> None:
     """Writes the finished files in the work folder, puts them in place, removes the folder."""
-    from simclr_tf.feature_files import write_features
-    from simclr_tf.outputs import replace_all
-    from simclr_tf.projector import write_projector
+    from simclr_tf.features.files import write_features
+    from simclr_tf.features.projector import write_projector
+    from simclr_tf.files.outputs import replace_all
 
     made_of = []
     if given.output:

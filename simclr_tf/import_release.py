@@ -8,10 +8,10 @@ import shutil
 import sys
 import tempfile
 
-from simclr_tf.commands import Arguments, run_command
+from simclr_tf.cli import Arguments, run_command
+from simclr_tf.devices.quiet import start_tensorflow
 from simclr_tf.errors import UserError
-from simclr_tf.outputs import check_output_path
-from simclr_tf.quiet import start_tensorflow
+from simclr_tf.files.outputs import check_output_path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,9 +40,9 @@ def _import(given: argparse.Namespace) -> None:
     if given.num_classes is not None and given.num_classes < 1:
         raise UserError(f"Expected --num_classes of at least 1; received: {given.num_classes}.")
     start_tensorflow()
-    from simclr_tf.checkpoints import save_weights
-    from simclr_tf.release_import import load_release_weights
-    from simclr_tf.stored_weights import StoredWeights
+    from simclr_tf.checkpoints.reader import StoredWeights
+    from simclr_tf.checkpoints.release import load_release_weights
+    from simclr_tf.checkpoints.store import save_weights
     from tf_hub_export import export_saved_model
 
     stored = StoredWeights(given.path)

@@ -22,8 +22,8 @@ from absl import flags
 
 from simclr_tf import __version__
 from simclr_tf.config import Config, define_flags
+from simclr_tf.devices.quiet import quiet_libraries, start_tensorflow
 from simclr_tf.errors import NotFiniteError, UserError
-from simclr_tf.quiet import quiet_libraries, start_tensorflow
 
 DEFAULT_PRESET = "quickstart"
 # Three flags that choose settings rather than being one; `Config` does not know them.
@@ -126,7 +126,7 @@ def _train(config: Config) -> int:
     existed = not fresh and os.path.isdir(folder)
     try:
         start_tensorflow()
-        from simclr_tf.train import train_and_evaluate
+        from simclr_tf.runs.run import train_and_evaluate
         from tf_hub_export import export_saved_model
 
         with quiet_libraries():

@@ -21,7 +21,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import numpy as np
 import pytest
 
-from simclr_tf.processor import use_quick_kernels
+from simclr_tf.devices.processor import use_quick_kernels
 
 use_quick_kernels()  # as commands do
 GOLDEN_DIR = Path(__file__).resolve().parent / "golden"

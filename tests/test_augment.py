@@ -12,10 +12,11 @@ from gpu_kernels import ops_without_gpu_kernel
 from scipy import ndimage, stats
 from tensorflow import keras
 
-from simclr_tf import augment as augment_module
-from simclr_tf import draws, image_ops
-from simclr_tf.augment import KNOWN_AUGMENTATIONS, SimCLRAugment, host_views
+from simclr_tf.augment import draws
+from simclr_tf.augment import layer as augment_module
+from simclr_tf.augment.layer import KNOWN_AUGMENTATIONS, SimCLRAugment, host_views
 from simclr_tf.errors import UserError
+from simclr_tf.images import geometry
 
 SEED = (20, 7)
 # Two-sample Kolmogorov-Smirnov, p above LEVEL in every column: with 10 columns and 4 data sets a
@@ -319,8 +320,8 @@ def test_canvas_boxes_are_drawn_in_the_original_geometry():
     canvas = images_of(4, 20, 20, 3)
     views = layer({"image": canvas, "size": size}, seed=tf.constant(SEED))
     boxes = params["box"].numpy() * [0.2, 20 / 140, 0.2, 20 / 140]
-    expected = image_ops.crop_and_resize(canvas, boxes, 16, 16)
-    np.testing.assert_allclose(views, image_ops.clip(expected), atol=1e-4)
+    expected = geometry.crop_and_resize(canvas, boxes, 16, 16)
+    np.testing.assert_allclose(views, geometry.clip(expected), atol=1e-4)
 
 
 def test_a_canvas_of_the_original_size_changes_nothing():
@@ -469,7 +470,7 @@ def test_not_training_only_resizes():
     np.testing.assert_allclose(same, images / 255.0, atol=1e-6)
     smaller = SimCLRAugment(16)(images, training=False)
     expected = tf.image.resize(images / 255.0, [16, 16], method="bicubic")
-    np.testing.assert_allclose(smaller, image_ops.clip(expected), atol=1e-3)
+    np.testing.assert_allclose(smaller, geometry.clip(expected), atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(10, 20, 1), (20, 10, 2)])

@@ -58,13 +58,13 @@ def test_wrong_arguments(arguments: list[str], words: str, capsys: Any) -> None:
 
 @pytest.mark.parametrize(("width", "size"), [(0.0625, 8), (0.3, 32), (0.25, 32), (0.25, 33)])
 def test_both_sides_of_a_step_train_the_same_network(width: float, size: int) -> None:
-    from simclr_tf import benchmarks
-    from simclr_tf.baseline_step import make_baseline_step
+    from simclr_tf.timing import compute
+    from simclr_tf.timing.baseline_step import make_baseline_step
 
-    ours = benchmarks.make_simclr(width, size)
+    ours = compute.make_simclr(width, size)
     for fused in (False, True):
         theirs = make_baseline_step(width, size, fused=fused).network
-        assert benchmarks.parameter_count(theirs) == benchmarks.parameter_count(ours)
+        assert compute.parameter_count(theirs) == compute.parameter_count(ours)
         shapes = [sorted(tuple(v.shape) for v in m.trainable_variables) for m in (theirs, ours)]
         assert shapes[0] == shapes[1]
 
@@ -72,12 +72,12 @@ def test_both_sides_of_a_step_train_the_same_network(width: float, size: int) ->
 def test_a_benchmark_leaves_the_global_policy_alone() -> None:
     from tensorflow import keras
 
-    from simclr_tf import benchmarks
+    from simclr_tf.timing import compute
 
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        benchmarks.make_simclr(0.0625, 8)
+        compute.make_simclr(0.0625, 8)
         assert keras.mixed_precision.global_policy().name == "mixed_bfloat16"
     finally:
         keras.mixed_precision.set_global_policy(before)

@@ -10,22 +10,17 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.augment import SimCLRAugment
-from simclr_tf.checkpoints import (
-    CheckpointStore,
-    load_weights,
-    model_variables,
-    schema_name,
-)
-from simclr_tf.encoders import make_encoder
+from simclr_tf.augment.layer import SimCLRAugment
+from simclr_tf.checkpoints.reader import find_checkpoint, read_step
+from simclr_tf.checkpoints.store import CheckpointStore, load_weights, model_variables, schema_name
 from simclr_tf.errors import UserError
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.lars import LARS
-from simclr_tf.model import SimCLR
-from simclr_tf.resnet import ResNet
-from simclr_tf.schedules import WarmUpCosine
-from simclr_tf.stored_weights import find_checkpoint, read_step
+from simclr_tf.models.encoders import make_encoder
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.resnet import ResNet
+from simclr_tf.optim.lars import LARS
+from simclr_tf.optim.schedules import WarmUpCosine
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
 
 # The README's commands for linear evaluation and for fine-tuning from a middle layer.
 WITHOUT_HEADS = "(?!global_step|(?:.*/|^)Momentum|head)"

@@ -24,9 +24,9 @@ import tensorflow as tf
 from tensorflow import keras
 from tensorflow.core.util import event_pb2
 
-from simclr_tf.callbacks import Checkpoints
 from simclr_tf.config import Config
 from simclr_tf.run import main
+from simclr_tf.runs.callbacks import Checkpoints
 
 TINY = [
     "--dataset=mnist_5k", "--train_split=train[:64]", "--eval_split=test[:32]", "--image_size=8",
@@ -518,7 +518,7 @@ def test_warm_start_while_pretraining(
 
 @pytest.mark.slow
 def test_encoder_from_a_weights_file(command: Command, working_folder: Path) -> None:
-    from simclr_tf.encoders import make_encoder
+    from simclr_tf.models.encoders import make_encoder
 
     donor = make_encoder("mlp:16", image_size=8)
     donor.save_weights("donor.weights.h5")

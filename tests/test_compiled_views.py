@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_tf import building, compiled_views, image_ops
-from simclr_tf.augment import SimCLRAugment
+from simclr_tf.augment import compiled as compiled_views
+from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.config import Config
+from simclr_tf.images import geometry
+from simclr_tf.runs import building
 
 SEED = (3, 4)
 # A float32 distance between pixels of a 320-pixel image is exact to 3e-5 of a pixel.
@@ -114,7 +116,7 @@ def test_not_inside_xla_nor_eagerly(monkeypatch):
 def test_bands_are_the_whole_resize(size_in, size_out, flip):
     """Each band read back into one matrix, against the pixels that a resize of ones moves."""
     for start, length in ((0.0, size_in), (2.25, size_in / 2), (size_in - 3.0, 3.0)):
-        first, bands = image_ops.resize_bands(
+        first, bands = geometry.resize_bands(
             tf.constant(start), tf.constant(float(length)), size_in, size_out, tf.constant(flip), 16
         )
         matrix = np.zeros([bands.shape[0] * 16, size_in])
@@ -122,7 +124,7 @@ def test_bands_are_the_whole_resize(size_in, size_out, flip):
             matrix[16 * t : 16 * t + 16, low : low + band.shape[1]] = band
         unit = tf.reshape(tf.eye(size_in), [1, size_in, size_in, 1])  # what column j gives
         box = [[0.0, start, size_in, length]]
-        moved = image_ops.crop_and_resize(unit, box, size_in, size_out, flip=[flip])
+        moved = geometry.crop_and_resize(unit, box, size_in, size_out, flip=[flip])
         expected = moved[0, :, :, 0].numpy().T
         np.testing.assert_allclose(matrix[:size_out], expected, atol=TOLERANCE)
 

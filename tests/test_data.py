@@ -11,10 +11,9 @@ import tensorflow as tf
 from peak_memory import last_number
 from PIL import Image
 
-from simclr_tf import data as pipeline
-from simclr_tf import memory
-from simclr_tf.data import evaluation_dataset, host_size, in_memory, training_dataset
-from simclr_tf.datasets import InMemorySource, open_source, source_from_dataset
+from simclr_tf.datasets import InMemorySource, open_source, pipeline, source_from_dataset
+from simclr_tf.datasets.pipeline import evaluation_dataset, host_size, in_memory, training_dataset
+from simclr_tf.devices import memory
 from simclr_tf.errors import UserError
 
 N = 10
@@ -467,7 +466,7 @@ def test_memory_of_images_of_many_sizes_is_counted_as_they_come(
 
 MEASURE = """
 import tensorflow as tf
-from simclr_tf.data import training_dataset
+from simclr_tf.datasets.pipeline import training_dataset
 from simclr_tf.datasets import source_from_dataset
 
 shape = [512, 512, 3]

@@ -29,14 +29,14 @@ from test_command_line import (
 )
 from test_model import batch, comparable, dataset, small_encoder
 
-from simclr_tf.augment import SimCLRAugment
-from simclr_tf.callbacks import Checkpoints
-from simclr_tf.distiller import Distiller, distillation_loss
+from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.errors import UserError
-from simclr_tf.exported import ExportedModel, find_export
-from simclr_tf.finetune import Classifier
+from simclr_tf.features.exported import ExportedModel, find_export
+from simclr_tf.features.teacher import Teacher, load_teacher
 from simclr_tf.run import main
-from simclr_tf.teacher import Teacher, load_teacher
+from simclr_tf.runs.callbacks import Checkpoints
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.distiller import Distiller, distillation_loss
 from tf_hub_export import export_saved_model
 from tf_hub_export.sources import load_model
 

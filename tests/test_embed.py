@@ -21,13 +21,13 @@ import tensorflow as tf
 from PIL import Image
 from test_datasets import prepare
 
-from simclr_tf.data import evaluation_dataset
 from simclr_tf.datasets import open_source
+from simclr_tf.datasets.pipeline import evaluation_dataset
 from simclr_tf.embed import main
-from simclr_tf.encoders import make_encoder
-from simclr_tf.feature_store import FeatureStore
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.model import SimCLR
+from simclr_tf.features.store import FeatureStore
+from simclr_tf.models.encoders import make_encoder
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import export_model
 
 Run = Callable[..., tuple[int, str, str]]

@@ -18,8 +18,10 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import applications, keras_cv_backbones
-from simclr_tf.encoders import (
+from simclr_tf.errors import UserError
+from simclr_tf.models import applications
+from simclr_tf.models import keras_cv as keras_cv_backbones
+from simclr_tf.models.encoders import (
     Encoder,
     InputScaling,
     WrappedEncoder,
@@ -30,8 +32,7 @@ from simclr_tf.encoders import (
     stages,
     wrap_encoder,
 )
-from simclr_tf.errors import UserError
-from simclr_tf.resnet import ResNet
+from simclr_tf.models.resnet import ResNet
 
 NAMES = applications.application_names()
 

@@ -14,16 +14,16 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.augment import SimCLRAugment
-from simclr_tf.data import evaluation_dataset
+from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.datasets import open_source
-from simclr_tf.encoders import make_encoder
+from simclr_tf.datasets.pipeline import evaluation_dataset
 from simclr_tf.errors import UserError
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.lars import LARS
-from simclr_tf.model import SimCLR
-from simclr_tf.resnet import ResNet
+from simclr_tf.models.encoders import make_encoder
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.resnet import ResNet
+from simclr_tf.optim.lars import LARS
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import check_images, export_saved_model
 from tf_hub_export.input_contract import InputContract
 from tf_hub_export.signatures import make_signatures

@@ -18,13 +18,13 @@ import tensorflow as tf
 from release_files import write_release_file
 from tensorflow import keras
 
-from simclr_tf.checkpoints import model_variables
-from simclr_tf.encoders import make_encoder
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.model import SimCLR
+from simclr_tf.checkpoints.store import model_variables
+from simclr_tf.models.encoders import make_encoder
+from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.run import main as train
-from simclr_tf.run_folder import FLAGS_FILE
+from simclr_tf.runs.folder import FLAGS_FILE
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import load_model
 from tf_hub_export.__main__ import main
 

@@ -16,13 +16,13 @@ import tensorflow as tf
 from conftest import deviation
 from tensorflow import keras
 
-from simclr_tf.blocks import BatchNorm
+from simclr_tf.checkpoints.release import load_release_weights
 from simclr_tf.compat import register
 from simclr_tf.errors import UserError
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.model import SimCLR
-from simclr_tf.release_import import load_release_weights
-from simclr_tf.resnet import ResNet
+from simclr_tf.models.blocks import BatchNorm
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.resnet import ResNet
+from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import PRECISIONS, export_model, load_model
 from tf_hub_export.__main__ import main
 from tf_hub_export.comparison import LIMITS, deviations, require_close, sample_images

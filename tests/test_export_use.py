@@ -11,11 +11,11 @@ import numpy as np
 import processes
 import pytest
 
-from simclr_tf.augment import SimCLRAugment
+from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.compat import KERAS_3
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.model import SimCLR
-from simclr_tf.resnet import ResNet
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.resnet import ResNet
+from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import export_saved_model
 
 START = """

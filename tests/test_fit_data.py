@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.distiller import Distiller
 from simclr_tf.errors import UserError
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.model import SimCLR
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.distiller import Distiller
+from simclr_tf.training.simclr import SimCLR
 
 CLASSES = 3
 

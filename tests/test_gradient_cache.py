@@ -12,11 +12,11 @@ from peak_memory import last_number
 from tensorflow import keras
 from test_model import METRICS, batch, dataset, every_view, small_encoder, small_model
 
-from simclr_tf import gradient_cache
-from simclr_tf.augment import SimCLRAugment
+from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.compat import KERAS_3, raw_variable
 from simclr_tf.errors import UserError
-from simclr_tf.lars import LARS
+from simclr_tf.optim.lars import LARS
+from simclr_tf.training import gradient_cache
 
 
 def independent_encoder() -> keras.Model:

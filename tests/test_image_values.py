@@ -10,16 +10,17 @@ import tensorflow as tf
 from tensorflow import keras
 from test_fit_data import CLASSES, batch, compiled, data_set, encoder, identity
 
-from simclr_tf import image_values, labels
-from simclr_tf.augment import SimCLRAugment, host_views
-from simclr_tf.data import evaluation_dataset
+from simclr_tf.augment.layer import SimCLRAugment, host_views
+from simclr_tf.datasets.pipeline import evaluation_dataset
 from simclr_tf.datasets.source import InMemorySource, resize_to_uint8, to_uint8
 from simclr_tf.datasets.user import source_from_dataset
-from simclr_tf.distiller import Distiller
 from simclr_tf.errors import UserError
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.model import SimCLR
+from simclr_tf.images import pixel_values
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.training import labels
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.distiller import Distiller
+from simclr_tf.training.simclr import SimCLR
 
 TAKEN = {
     "uint8": lambda x: x,
@@ -194,8 +195,8 @@ def test_value_range_of_a_pipeline_of_any_float_type() -> None:
     for kind in (tf.float16, tf.bfloat16, tf.float64):
         data = tf.data.Dataset.from_tensors(tf.cast(tf.fill([2, 2], 7.0), kind))
         with pytest.raises(tf.errors.InvalidArgumentError, match="up to 7"):
-            list(data.map(image_values.checked))
-        none = tf.data.Dataset.from_tensors(tf.zeros([0, 2], kind)).map(image_values.checked)
+            list(data.map(pixel_values.checked))
+        none = tf.data.Dataset.from_tensors(tf.zeros([0, 2], kind)).map(pixel_values.checked)
         assert next(iter(none)).shape == (0, 2)
 
 

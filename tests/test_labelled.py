@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from test_command_line import ONE_STEP, TUNE, command, results, working_folder, write_folder
 from test_datasets import prepare
 
-from simclr_tf.data import in_memory, training_dataset
 from simclr_tf.datasets import ImageSource, open_source, source_from_dataset
 from simclr_tf.datasets.labelled import LIST_FILE, choose_labelled, find_labelled, write_labelled
+from simclr_tf.datasets.pipeline import in_memory, training_dataset
 from simclr_tf.errors import UserError
 
 __all__ = ["command", "working_folder"]  # fixtures

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow import keras
 
-from simclr_tf.checkpoints import load_weights, model_variables, save_weights
+from simclr_tf.checkpoints.reader import StoredWeights
+from simclr_tf.checkpoints.store import load_weights, model_variables, save_weights
 from simclr_tf.compat import raw_variable
 from simclr_tf.errors import UserError
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import LinearHead, ProjectionHead, linear_head, without_batch_norm
-from simclr_tf.lars import LARS
-from simclr_tf.model import SimCLR
-from simclr_tf.stored_weights import StoredWeights
+from simclr_tf.models.heads import LinearHead, ProjectionHead, linear_head, without_batch_norm
+from simclr_tf.optim.lars import LARS
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import export_saved_model
 
 CLASSES, EPSILON = 3, 1e-5

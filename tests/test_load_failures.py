@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tensorflow import keras
 
-from simclr_tf.load_failures import explain
+from simclr_tf.files.load_failures import explain
 
 
 @pytest.fixture(scope="module")

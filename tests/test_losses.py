@@ -9,10 +9,10 @@ from conftest import deviation
 from gpu_kernels import ops_without_gpu_kernel
 from peak_memory import last_number
 
-from simclr_tf.contrastive_blocks import default_block_size
-from simclr_tf.cross_entropy import supervised_loss
 from simclr_tf.errors import UserError
-from simclr_tf.losses import nt_xent
+from simclr_tf.losses.blockwise import default_block_size
+from simclr_tf.losses.cross_entropy import supervised_loss
+from simclr_tf.losses.nt_xent import nt_xent
 
 CASES = range(5)
 
@@ -202,7 +202,7 @@ def test_blocks_are_chosen_by_size():
 
 MEASURE = """
 import tensorflow as tf
-from simclr_tf.losses import nt_xent
+from simclr_tf.losses.nt_xent import nt_xent
 
 @tf.function
 def step(x):

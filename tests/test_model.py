@@ -13,15 +13,15 @@ import tensorflow as tf
 from gpu_kernels import ops_without_gpu_kernel
 from tensorflow import keras
 
-from simclr_tf.augment import SimCLRAugment
-from simclr_tf.blocks import BatchNorm
+from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.compat import KERAS_3
 from simclr_tf.errors import UserError
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.lars import LARS
-from simclr_tf.model import SimCLR
-from simclr_tf.resnet import ResNet
+from simclr_tf.models.blocks import BatchNorm
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.resnet import ResNet
+from simclr_tf.optim.lars import LARS
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
 
 
 def small_encoder(channels: int = 3) -> keras.Model:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 import simclr_tf
-from simclr_tf import resnet, settings, transparency
-from simclr_tf.augment_options import KNOWN_AUGMENTATIONS
-from simclr_tf.config import Config
-from simclr_tf.registry import OPTIMIZERS, make_optimizer
+from simclr_tf.augment.options import KNOWN_AUGMENTATIONS
+from simclr_tf.config import Config, settings
+from simclr_tf.images import transparency
+from simclr_tf.models import resnet
+from simclr_tf.optim.registry import OPTIMIZERS, make_optimizer
 from simclr_tf.run import main
 from tf_hub_export import FORMATS
 

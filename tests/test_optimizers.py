@@ -15,9 +15,9 @@ from tensorflow import keras
 
 from simclr_tf import compat
 from simclr_tf.errors import UserError
-from simclr_tf.lars import LARS, excluded_variables
-from simclr_tf.registry import OPTIMIZERS, make_optimizer
-from simclr_tf.schedules import WarmUpCosine
+from simclr_tf.optim.lars import LARS, excluded_variables
+from simclr_tf.optim.registry import OPTIMIZERS, make_optimizer
+from simclr_tf.optim.schedules import WarmUpCosine
 
 FORMS = {
     "default": {},

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from simclr_tf import embed, import_release, outputs
+from simclr_tf import embed, import_release
 from simclr_tf.errors import UserError
 from simclr_tf.examples import retrieve, segment
-from simclr_tf.outputs import check_apart, check_output_path, replace_all
-from simclr_tf.projector import _FILES
+from simclr_tf.features.projector import _FILES
+from simclr_tf.files import outputs
+from simclr_tf.files.outputs import check_apart, check_output_path, replace_all
 from tf_hub_export import __main__ as export
 
 OK = ""  # nothing to complain of: the command goes on to look for its model

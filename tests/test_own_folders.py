@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_tf import embed, run_folder
+from simclr_tf import embed
 from simclr_tf.config import Config
 from simclr_tf.datasets import open_source
 from simclr_tf.datasets.apart import check_file_apart, check_folder_apart
 from simclr_tf.datasets.folder_layout import read_layout
 from simclr_tf.errors import UserError
+from simclr_tf.runs import folder as run_folder
 
 
 def picture(path: Path) -> None:
@@ -216,7 +217,7 @@ def test_only_exports_are_pruned(tmp_path):
 
 def test_a_second_run_and_a_resumed_one_see_the_same_data(tmp_path, monkeypatch, capsys):
     """The story of the fault, with runs that end before their first step."""
-    from simclr_tf import train
+    from simclr_tf.runs import run as train
 
     classes(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -151,7 +151,7 @@ def test_import_leaves_tensorflow_alone(statement: str) -> None:
 def test_library_leaves_optional_packages_alone() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(HOME.parent)!r})\n"
-        "import simclr_tf, simclr_tf.train, tf_hub_export\n"
+        "import simclr_tf, simclr_tf.runs.run, tf_hub_export\n"
         # Keras 3 imports scikit-learn and matplotlib by itself.
         "heavy = ('keras_cv', 'tensorflow_addons', 'tensorflow_datasets', 'tensorflow_hub')\n"
         "print([n for n in heavy if n in sys.modules])"

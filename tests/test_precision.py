@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import convolution, precision, processor
 from simclr_tf.config import Config
+from simclr_tf.devices import precision, processor
+from simclr_tf.models import convolution
 from simclr_tf.run import main
 
 OLD, NEW = ("avx2",), ("avx2", "avx512f", "avx512_bf16", "amx_bf16")

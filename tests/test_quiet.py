@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from simclr_tf import processor
+from simclr_tf.devices import processor
 
 PROGRAM = """
-from simclr_tf import processor, quiet
+from simclr_tf.devices import processor, quiet
 processor.cpu_features = lambda: ('avx2',)
 quiet.start_tensorflow()
 import tensorflow as tf

@@ -18,16 +18,16 @@ from conftest import GOLDEN_DIR, deviation
 from release_files import PREFIXES, write_release_file
 
 from simclr_tf import import_release
-from simclr_tf.architecture import Architecture, recognise, tf1_names
-from simclr_tf.checkpoints import load_weights, model_variables, save_weights
-from simclr_tf.endpoints import endpoint_model
+from simclr_tf.checkpoints.reader import StoredWeights
+from simclr_tf.checkpoints.release import load_release_weights
+from simclr_tf.checkpoints.store import load_weights, model_variables, save_weights
 from simclr_tf.errors import UserError
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.model import SimCLR
-from simclr_tf.release_import import load_release_weights
-from simclr_tf.resnet import ResNet
-from simclr_tf.stored_weights import StoredWeights
+from simclr_tf.models.architecture import Architecture, recognise, tf1_names
+from simclr_tf.models.endpoints import endpoint_model
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.resnet import ResNet
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
 
 # SimCLRv2's 13 sizes with the parameters (millions) of its table 1, and SimCLRv1's three.
 V2_SIZES = {

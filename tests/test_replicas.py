@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow import keras
 
-from simclr_tf.blocks import BatchNorm
 from simclr_tf.compat import raw_variable
-from simclr_tf.distiller import Distiller
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.losses import nt_xent
-from simclr_tf.model import SimCLR
+from simclr_tf.losses.nt_xent import nt_xent
+from simclr_tf.models.blocks import BatchNorm
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.distiller import Distiller
+from simclr_tf.training.simclr import SimCLR
 
 CLASSES = 7  # more than five: the top five are a choice
 MOST = 13

@@ -12,13 +12,13 @@ from conftest import deviation
 from release import set_weights_by_rule, two_views
 from tensorflow import keras
 
-from simclr_tf.blocks import BatchNorm
 from simclr_tf.compat import raw_variable
-from simclr_tf.endpoints import endpoint_model
 from simclr_tf.errors import UserError
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.model import SimCLR
-from simclr_tf.resnet import ResNet
+from simclr_tf.models.blocks import BatchNorm
+from simclr_tf.models.endpoints import endpoint_model
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.resnet import ResNet
+from simclr_tf.training.simclr import SimCLR
 
 NETWORKS = {
     "r18_w1_cifar": {"depth": 18, "cifar_stem": True},

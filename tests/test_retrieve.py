@@ -13,11 +13,11 @@ import pytest
 from test_command_line import write_folder
 
 import simclr_tf
-from simclr_tf.encoders import make_encoder
 from simclr_tf.examples.retrieval import nearest, precision_at_k
 from simclr_tf.examples.retrieve import main
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.model import SimCLR
+from simclr_tf.models.encoders import make_encoder
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import export_saved_model
 
 

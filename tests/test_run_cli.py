@@ -27,7 +27,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """Stands in for training: collects the settings it is called with."""
     calls: list[Config] = []
-    train, export = ModuleType("simclr_tf.train"), ModuleType("tf_hub_export")
+    train, export = ModuleType("simclr_tf.runs.run"), ModuleType("tf_hub_export")
     export.export_saved_model = object()  # type: ignore[attr-defined]
 
     def train_and_evaluate(config: Config, export_fn: object) -> dict:
@@ -36,7 +36,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         return {}
 
     train.train_and_evaluate = train_and_evaluate  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "simclr_tf.train", train)
+    monkeypatch.setitem(sys.modules, "simclr_tf.runs.run", train)
     monkeypatch.setitem(sys.modules, "tf_hub_export", export)
     return calls
 
@@ -192,7 +192,7 @@ def test_mistake_found_while_running_leaves_no_empty_folder(
     def refuse(config: Config, export_fn: object) -> dict:
         raise UserError("Expected a data set;\nreceived: another.")
 
-    monkeypatch.setattr(sys.modules["simclr_tf.train"], "train_and_evaluate", refuse)
+    monkeypatch.setattr(sys.modules["simclr_tf.runs.run"], "train_and_evaluate", refuse)
     assert run.main(["simclr-tf"]) == 2
     assert capsys.readouterr().err == (
         "simclr-tf: error: Expected a data set; received: another.\n"
@@ -210,7 +210,7 @@ def test_interruption_says_how_to_go_on(
     def interrupt(config: Config, export_fn: object) -> dict:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["simclr_tf.train"], "train_and_evaluate", interrupt)
+    monkeypatch.setattr(sys.modules["simclr_tf.runs.run"], "train_and_evaluate", interrupt)
     assert run.main(["simclr-tf", *given]) == 130
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "resumes" in err

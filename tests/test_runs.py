@@ -14,21 +14,21 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.atomic_file import new_file
-from simclr_tf.callbacks import StopOnNotFinite, Summaries
-from simclr_tf.checkpoints import CheckpointStore, load_weights
-from simclr_tf.collected import FeatureCollection
-from simclr_tf.encoders import make_encoder
+from simclr_tf.checkpoints.store import CheckpointStore, load_weights
+from simclr_tf.devices.process_state import isolated
+from simclr_tf.devices.quiet import quiet_libraries
 from simclr_tf.errors import NotFiniteError, UserError
-from simclr_tf.evaluate import comparison_table
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.json_files import write_json
-from simclr_tf.model import SimCLR
-from simclr_tf.process_state import isolated
-from simclr_tf.quiet import quiet_libraries
+from simclr_tf.evaluation.collected import FeatureCollection
+from simclr_tf.evaluation.probes import comparison_table
+from simclr_tf.files.atomic_file import new_file
+from simclr_tf.files.json_files import write_json
+from simclr_tf.files.writers import Writer
+from simclr_tf.models.encoders import make_encoder
+from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.run import main
-from simclr_tf.writers import Writer
+from simclr_tf.runs.callbacks import StopOnNotFinite, Summaries
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
 from tf_hub_export.atomic import new_folder
 
 TINY = [

@@ -12,7 +12,7 @@ from conftest import deviation
 from tensorflow import keras
 
 from simclr_tf.errors import UserError
-from simclr_tf.schedules import WarmUpCosine, get_train_steps
+from simclr_tf.optim.schedules import WarmUpCosine, get_train_steps
 
 
 def from_args(args: np.ndarray, scaling: str) -> WarmUpCosine:

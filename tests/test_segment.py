@@ -17,7 +17,6 @@ from tensorflow import keras
 
 import simclr_tf
 from simclr_tf.datasets import open_source
-from simclr_tf.encoders import make_encoder
 from simclr_tf.errors import UserError
 from simclr_tf.examples import segmentation
 from simclr_tf.examples.scenes import make_scenes
@@ -29,7 +28,8 @@ from simclr_tf.examples.segmentation import (
     segment,
     train_segmenter,
 )
-from simclr_tf.resnet import ResNet
+from simclr_tf.models.encoders import make_encoder
+from simclr_tf.models.resnet import ResNet
 from simclr_tf.run import main as train
 
 TINY = ["--dataset=mnist_5k", "--train_split=train[:64]", "--eval_split=test[:32]",

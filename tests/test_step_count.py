@@ -13,9 +13,9 @@ from tensorflow import keras
 
 import simclr_tf
 from simclr_tf.compat import KERAS_3, batches_taken, raw_variable
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.model import SimCLR
-from simclr_tf.view_maker import step_seed
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.training.simclr import SimCLR
+from simclr_tf.training.view_maker import step_seed
 
 BATCHES = 3
 IMAGES = np.random.RandomState(0).randint(0, 256, (BATCHES * 4, 8, 8, 3)).astype("uint8")

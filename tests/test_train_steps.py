@@ -11,15 +11,15 @@ from conftest import deviation
 from release import set_weights_by_rule
 from tensorflow import keras
 
-from simclr_tf.checkpoints import model_variables
+from simclr_tf.checkpoints.store import model_variables
 from simclr_tf.compat import raw_variable
-from simclr_tf.finetune import Classifier
-from simclr_tf.gradients import current_learning_rate
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.lars import LARS
-from simclr_tf.model import SimCLR
-from simclr_tf.resnet import ResNet
-from simclr_tf.schedules import WarmUpCosine
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.resnet import ResNet
+from simclr_tf.optim.lars import LARS
+from simclr_tf.optim.schedules import WarmUpCosine
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.gradients import current_learning_rate
+from simclr_tf.training.simclr import SimCLR
 
 
 def recorded_batches(channels: int) -> tuple[np.ndarray, np.ndarray]:

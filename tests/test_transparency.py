@@ -12,12 +12,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from simclr_tf import run_folder, transparency, transparency_ops
 from simclr_tf.config import Config, differences
-from simclr_tf.data import evaluation_dataset, training_dataset
 from simclr_tf.datasets import open_source
 from simclr_tf.datasets.decoding import decode_file
+from simclr_tf.datasets.pipeline import evaluation_dataset, training_dataset
 from simclr_tf.errors import UserError
+from simclr_tf.images import transparency, transparency_ops
+from simclr_tf.runs import folder as run_folder
 from tf_hub_export.input_contract import InputContract
 from tf_hub_export.signatures import make_signatures
 

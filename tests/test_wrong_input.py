@@ -307,8 +307,8 @@ def test_labels_outside_the_classes(
     replicas: int,
 ) -> None:
     """As with a TFDS data set whose records say more than its description."""
-    from simclr_tf import train
     from simclr_tf.datasets import InMemorySource
+    from simclr_tf.runs import run as train
 
     images = np.random.RandomState(0).randint(0, 256, (32, 8, 8, 3)).astype("uint8")
 

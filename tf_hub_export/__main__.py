@@ -6,10 +6,10 @@ import argparse
 import os
 import sys
 
-from simclr_tf.commands import Arguments, run_command
+from simclr_tf.cli import Arguments, run_command
+from simclr_tf.devices.quiet import start_tensorflow
 from simclr_tf.errors import UserError
-from simclr_tf.outputs import check_output_path
-from simclr_tf.quiet import start_tensorflow
+from simclr_tf.files.outputs import check_output_path
 from tf_hub_export import FORMATS, check_format
 from tf_hub_export.atomic import is_export
 from tf_hub_export.onnx_file import require_onnx

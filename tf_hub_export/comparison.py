@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.endpoints import POOLED
 from simclr_tf.errors import UserError
+from simclr_tf.models.endpoints import POOLED
 from tf_hub_export.input_contract import InputContract
 
 # What a converted file gives: vectors alone. Maps would be computed and copied at every call.

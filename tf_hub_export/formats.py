@@ -10,10 +10,10 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.checkpoints import model_variables, save_weights
+from simclr_tf.checkpoints.store import model_variables, save_weights
 from simclr_tf.compat import raw_variable
 from simclr_tf.errors import UserError
-from simclr_tf.writers import writer_of
+from simclr_tf.files.writers import writer_of
 from tf_hub_export import check_format, onnx_file, tflite
 from tf_hub_export.atomic import new_folder
 from tf_hub_export.comparison import CONVERTED, deviations, require_close, sample_images

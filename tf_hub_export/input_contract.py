@@ -8,9 +8,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf import transparency
 from simclr_tf.errors import UserError
-from simclr_tf.image_values import UNIT_RANGE, Range, check_values, checked
+from simclr_tf.images import transparency
+from simclr_tf.images.pixel_values import UNIT_RANGE, Range, check_values, checked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tensorflow import keras
 
 from simclr_tf import __version__
 from simclr_tf.errors import UserError
-from simclr_tf.json_files import write_json
+from simclr_tf.files.json_files import write_json
 from tf_hub_export.card_code import use_lines
 from tf_hub_export.input_contract import InputContract
 

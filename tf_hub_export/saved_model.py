@@ -8,11 +8,11 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.checkpoints import model_variables, nested_variables
+from simclr_tf.checkpoints.store import model_variables, nested_variables
 from simclr_tf.compat import raw_variable
-from simclr_tf.endpoints import endpoint_model
-from simclr_tf.model import SimCLR
-from simclr_tf.writers import writer_of
+from simclr_tf.files.writers import writer_of
+from simclr_tf.models.endpoints import endpoint_model
+from simclr_tf.training.simclr import SimCLR
 from tf_hub_export.atomic import new_folder
 from tf_hub_export.comparison import deviations, require_close, sample_images
 from tf_hub_export.half_size import half_size

@@ -7,9 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from simclr_tf.data import evaluation_view
-from simclr_tf.endpoints import POOLED
-from simclr_tf.transparency_ops import decode_encoded
+from simclr_tf.datasets.pipeline import evaluation_view
+from simclr_tf.images.transparency_ops import decode_encoded
+from simclr_tf.models.endpoints import POOLED
 from tf_hub_export.input_contract import InputContract, assert_range
 
 Endpoints = Callable[[tf.Tensor, bool], dict[str, tf.Tensor]]

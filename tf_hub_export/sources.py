@@ -8,15 +8,15 @@ from typing import Any
 
 from tensorflow import keras
 
-from simclr_tf.encoders import make_encoder
+from simclr_tf.checkpoints.reader import StoredWeights
+from simclr_tf.checkpoints.release import load_release_weights
 from simclr_tf.errors import UserError
-from simclr_tf.finetune import Classifier
-from simclr_tf.heads import ProjectionHead
-from simclr_tf.load_failures import explain
-from simclr_tf.model import SimCLR
-from simclr_tf.release_import import load_release_weights
-from simclr_tf.run_folder import complete, read_settings
-from simclr_tf.stored_weights import StoredWeights
+from simclr_tf.files.load_failures import explain
+from simclr_tf.models.encoders import make_encoder
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.runs.folder import complete, read_settings
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
 from tf_hub_export.model_card import CARD_FILE, DETAILS, read_json
 
 _HEAD = "supervised_head/linear_layer/dense/kernel"

@@ -13,12 +13,12 @@ import os
 
 from absl import logging
 
-from simclr_tf import transparency
 from simclr_tf.datasets import mnist, tfds_source
 from simclr_tf.datasets.folder import open_folder
 from simclr_tf.datasets.source import ImageSource, InMemorySource
 from simclr_tf.datasets.user import source_from_dataset
 from simclr_tf.errors import UserError
+from simclr_tf.images import transparency
 
 __all__ = ["ImageSource", "InMemorySource", "folder_of", "open_source", "source_from_dataset"]
 

@@ -11,8 +11,8 @@ from absl import logging
 
 from simclr_tf.datasets.positions import flags_at, keep_flagged, on_host
 from simclr_tf.datasets.source import ImageSource, IndexedSource
+from simclr_tf.devices.memory import in_words, machine_memory
 from simclr_tf.errors import UserError
-from simclr_tf.memory import in_words, machine_memory
 
 
 class ChosenRecords(IndexedSource):

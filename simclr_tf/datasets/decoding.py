@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from simclr_tf import transparency
+from simclr_tf.images import transparency
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage

@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from simclr_tf import transparency
 from simclr_tf.datasets import decoding
 from simclr_tf.datasets.folder_layout import left_out_line, read_layout
 from simclr_tf.datasets.source import IndexedSource, only_at
 from simclr_tf.datasets.splits import resolve_split
 from simclr_tf.errors import UserError
+from simclr_tf.images import transparency
 
 _ON_BAD_IMAGE = ("skip", "fail")
 

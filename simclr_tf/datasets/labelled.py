@@ -8,9 +8,9 @@ import os
 
 import numpy as np
 
-from simclr_tf.atomic_file import new_file
 from simclr_tf.datasets.source import ImageSource
 from simclr_tf.errors import UserError
+from simclr_tf.files.atomic_file import new_file
 
 LIST_FILE = "labelled_images.csv"
 _COLUMNS = ("position", "file", "label", "class")

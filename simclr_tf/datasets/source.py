@@ -12,15 +12,15 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from simclr_tf import image_values
 from simclr_tf.errors import UserError
+from simclr_tf.images import pixel_values
 
 _GRAPH_SEED = 87654321  # TensorFlow's own, where no global seed is set
 _NAMED_BAD_IMAGES = 20  # further ones are counted, not named, in the log
 
 
 class ImageSource(abc.ABC):
-    """A set of images, labelled or not, that `simclr_tf.data` turns into batches.
+    """A set of images, labelled or not, that `simclr_tf.datasets.pipeline` turns into batches.
 
     A source hands out keys (cheap: an index or an undecoded record) in a fixed or in a shuffled
     order, and decodes a key into an example later. So a shuffle buffer holds no decoded images,
@@ -289,7 +289,7 @@ class InMemorySource(IndexedSource):
         )
         self.decodes_batches = stacked
         for part in [images] if stacked else images:
-            image_values.check_values(part)
+            pixel_values.check_values(part)
         if isinstance(images, np.ndarray) and images.dtype.kind == "f":
             images = images.astype(np.float32)
         # As NumPy holds them: tf.data copies a tensor that its functions read, once more for each
@@ -389,7 +389,7 @@ def to_uint8(image: tf.Tensor) -> tf.Tensor:
     """Returns a uint8 image: others are brought to [0, 1] by their type, clipped and rounded."""
     if image.dtype == tf.uint8:
         return image
-    scaled = tf.round(image_values.to_float(image) * 255.0)
+    scaled = tf.round(pixel_values.to_float(image) * 255.0)
     return tf.cast(tf.clip_by_value(scaled, 0.0, 255.0), tf.uint8)
 
 
@@ -406,6 +406,6 @@ def resize_to_uint8(image: tf.Tensor, side: int) -> tf.Tensor:
     if image.dtype == tf.uint8:
         image = tf.cast(image, tf.float32)
     else:
-        image = image_values.to_float(image) * 255.0
+        image = pixel_values.to_float(image) * 255.0
     image = tf.image.resize(image, (side, side), method="bicubic", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)

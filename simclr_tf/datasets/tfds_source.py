@@ -11,13 +11,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from simclr_tf import image_values, transparency, transparency_ops
 from simclr_tf.datasets.chosen_records import ChosenRecords
 from simclr_tf.datasets.positions import flags_at, on_host
 from simclr_tf.datasets.source import ImageSource, only_at, shuffle_for_epoch
 from simclr_tf.datasets.splits import SplitRange, resolve_split
 from simclr_tf.errors import UserError
-from simclr_tf.load_failures import explain
+from simclr_tf.files.load_failures import explain
+from simclr_tf.images import pixel_values, transparency, transparency_ops
 
 _READ_FILES_AT_ONCE = 16
 _GUESSED_RECORD_BYTES = 100_000  # about an ImageNet JPEG, where the data set does not say
@@ -242,7 +242,7 @@ class TfdsSource(ImageSource):
         else:
             features = self._features.deserialize_example(record)
             image = features[self._image_key]
-        image = image_values.checked(image)
+        image = pixel_values.checked(image)
         if image.dtype == tf.uint16:
             image = tf.cast((tf.cast(image, tf.int32) * 255 + 32767) // 65535, tf.uint8)
         if image.shape[-1] == 1:

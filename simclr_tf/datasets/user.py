@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf import image_values
 from simclr_tf.datasets.positions import flags_at, keep_flagged, on_host
 from simclr_tf.datasets.source import ImageSource, only_at, shuffle_for_epoch
 from simclr_tf.errors import UserError
+from simclr_tf.images import pixel_values
 
 _MOST_SLOTS = 100_000  # of the shuffle buffer, where the number of images is unknown
 _GUESSED_IMAGE_BYTES = 512 * 512 * 3  # for a shuffle buffer over images of unknown size
@@ -118,7 +118,7 @@ class UserSource(ImageSource):
         del min_side, replace_bad
         image = key["image"]
         if image.dtype.is_floating:
-            image = tf.cast(image_values.checked(image), tf.float32)
+            image = tf.cast(pixel_values.checked(image), tf.float32)
         example = {"image": image, "size": tf.shape(image)[:2], "ok": tf.constant(True)}
         if self.labelled:
             example["label"] = tf.cast(key["label"], tf.int64)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from simclr_tf.atomic_file import new_file
 from simclr_tf.errors import UserError
-from simclr_tf.outputs import check_output_path
+from simclr_tf.files.atomic_file import new_file
+from simclr_tf.files.outputs import check_output_path
 
 
 def check_picture(given: str, overwrite: bool) -> str:

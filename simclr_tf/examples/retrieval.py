@@ -12,7 +12,7 @@ from simclr_tf.datasets.apart import check_file_apart
 from simclr_tf.datasets.folder_layout import left_out_line
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import save_figure
-from simclr_tf.extraction import Extractor, feature_batches, load_extractor
+from simclr_tf.features.extractor import Extractor, feature_batches, load_extractor
 
 _THUMBNAIL = 64  # pixels; what is drawn
 _RAW = 32  # pixels; what raw pixels are compared at

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from simclr_tf.commands import Arguments, run_command
+from simclr_tf.cli import Arguments, run_command
+from simclr_tf.devices.quiet import start_tensorflow
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import check_picture
-from simclr_tf.quiet import start_tensorflow
-from simclr_tf.transparency import TRANSPARENT
+from simclr_tf.images.transparency import TRANSPARENT
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from simclr_tf.commands import Arguments, run_command
+from simclr_tf.cli import Arguments, run_command
+from simclr_tf.devices.quiet import start_tensorflow
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import check_picture
-from simclr_tf.quiet import start_tensorflow
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.endpoints import endpoint_model, find_endpoints
+from simclr_tf.devices.process_state import isolated
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import save_figure
 from simclr_tf.examples.scenes import NUM_CLASSES, make_scenes
-from simclr_tf.process_state import isolated
+from simclr_tf.models.endpoints import endpoint_model, find_endpoints
 
 _CHANNELS = 32  # of the pyramid
 _RATE = 3e-3  # of Adam, at the start of a cosine

@@ -1,0 +1,263 @@
+"""Views without an accelerator: every stage compiled by XLA, view by view, on all cores.
+
+The batched form (`SimCLRAugment.apply` in one graph) is what a GPU wants. A processor loses by it
+three times: a dense resize multiplies by zeros, all but four a side; each image goes through every
+stage, also those that its draws leave out; and XLA runs one compiled function on one core. Here one
+view at a time is cropped, and coloured and blurred only where its parameters say so, while others
+are worked on by the other cores. Small views are compiled as whole batches, one piece a core.
+
+A view is kept as (height, channels, width): its planes are contiguous for the colour operations,
+and blurring rows or columns is one matrix product either way, without a transposition.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+from tensorflow.python.ops import control_flow_util
+
+from simclr_tf.augment import color, extras
+from simclr_tf.augment.options import blur_kernel_size
+from simclr_tf.devices.strategy import accelerated
+from simclr_tf.images import geometry
+
+# Up to this many pixels a view costs less than starting its stages one by one.
+_SMALL = 64 * 64
+# Pixels along a side that are computed at a time; the matrix of each such band is narrow, as the
+# whole one is zero far from its diagonal.
+_TILE = 28
+
+Params = Mapping[str, tf.Tensor]
+
+
+def applies(options: Mapping[str, Any], images: tf.Tensor, jit_compile: bool | None) -> bool:
+    """Returns whether views are made in compiled stages here and now.
+
+    Args:
+        options: of the augmentation, as `check_options` returns them.
+        images: (N, H, W, C).
+        jit_compile: True, False, or None: where it is worth it.
+    """
+    if jit_compile is False or tf.executing_eagerly() or None in images.shape[1:]:
+        return False
+    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        return False  # all of it is compiled already
+    if jit_compile is None:
+        return not _is_small(options) and not accelerated()
+    return True
+
+
+def compiled(
+    options: Mapping[str, Any], apply: Callable[[tf.Tensor, Params], tf.Tensor]
+) -> Callable[[tf.Tensor, Params], tf.Tensor]:
+    """Returns the compiled form of an augmentation.
+
+    Args:
+        options: of the augmentation, as `check_options` returns them.
+        apply: its batched form, `apply(images, params)`.
+
+    Returns:
+        A function of the same arguments with the same result up to rounding.
+    """
+    if _is_small(options) or "crop" not in options["names"]:
+        return _in_pieces(apply)
+    return ViewStages(options)
+
+
+def _is_small(options: Mapping[str, Any]) -> bool:
+    height, width = options["size"]
+    return height * width <= _SMALL
+
+
+def _in_pieces(
+    function: Callable[[tf.Tensor, Params], tf.Tensor],
+) -> Callable[[tf.Tensor, Params], tf.Tensor]:
+    """Compiles a function of a batch; cuts each batch into as many equal pieces as cores."""
+    one = _compiled(function)
+
+    def of_pieces(images: tf.Tensor, params: Params) -> tf.Tensor:
+        count, pieces = images.shape[0], os.cpu_count() or 1
+        if count is None or count % pieces:
+            return one(images, dict(params))
+        size = count // pieces
+        parts = [slice(low, low + size) for low in range(0, count, size)]
+        return tf.concat(
+            [one(images[at], {name: value[at] for name, value in params.items()}) for at in parts],
+            axis=0,
+        )
+
+    return of_pieces
+
+
+class ViewStages:
+    """Makes the views of a batch one by one.
+
+    Args:
+        options: Of the augmentation, as `check_options` returns them; 'crop' among the names.
+
+    Example:
+        >>> stages = ViewStages(augment.options)
+        >>> stages(images, augment.draw(8, 320, 320, seed)).shape
+        TensorShape([8, 224, 224, 3])
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self.names = [name for name in options["names"] if name != "crop"]
+        self.flips_in_crop = self.names[:1] == ["flip"]
+        if self.flips_in_crop:
+            self.names = self.names[1:]
+        # Each stage is a function of its own: fused into one, the early stages are computed over
+        # and over by the later ones (measured: 2 to 30 times slower).
+        self._crop = _compiled(self._cropped)
+        self._flip = _compiled(lambda view: view[:, :, ::-1])
+        self._gray = _compiled(_gray)
+        self._blur = _compiled(self._blurred)
+        self._jitter = [_compiled(self._jitter_step(operation)) for operation in range(4)]
+        self._finish = _compiled(lambda view: geometry.clip(tf.transpose(view, [0, 2, 1])))
+        self._extras = {
+            name: _compiled(_planar(extras.EXTRAS[name][1]))
+            for name in self.names
+            if name in extras.EXTRAS
+        }
+
+    def __call__(self, images: tf.Tensor, params: Params) -> tf.Tensor:
+        """Returns float32 (N, height, width, C) in [0, 1].
+
+        Args:
+            images: (N, H, W, C) of known height and width, uint8, uint16 or float in [0, 1].
+            params: From `SimCLRAugment.draw`.
+        """
+        height, width = self.options["size"]
+        return tf.map_fn(
+            lambda args: self._one(*args),
+            (images, dict(params)),
+            fn_output_signature=tf.TensorSpec([height, width, images.shape[-1]], tf.float32),
+            parallel_iterations=2 * (os.cpu_count() or 1),
+        )
+
+    def _one(self, image: tf.Tensor, params: Params) -> tf.Tensor:
+        rows, columns = image.shape[0], image.shape[1]
+        canvas = tf.constant([rows, columns] * 2, tf.float32)
+        box = params["box"] * (canvas / tf.tile(params["size"], [2]))
+        flip = params["flip"] if self.flips_in_crop else tf.constant(False)
+        view = self._crop(image, box, flip)
+        for name in self.names:
+            view = self._apply(name, view, params)
+        return self._finish(view)
+
+    def _apply(self, name: str, view: tf.Tensor, params: Params) -> tf.Tensor:
+        if name == "flip":
+            return tf.cond(params["flip"], lambda: self._flip(view), lambda: view)
+        if name == "color":
+            view = tf.cond(params["jitter"], lambda: self._jittered(view, params), lambda: view)
+            return tf.cond(params["gray"], lambda: self._gray(view), lambda: view)
+        if name == "blur":
+            return tf.cond(params["blur"], lambda: self._blur(view, params["sigma"]), lambda: view)
+        own = {key: value[tf.newaxis] for key, value in params.items()}
+        return self._extras[name](view, own)
+
+    def _jittered(self, view: tf.Tensor, params: Params) -> tf.Tensor:
+        for k in range(4):
+            steps = [
+                lambda view=view, step=step, i=i: step(view, params["color"][i])
+                for i, step in enumerate(self._jitter)
+            ]
+            view = tf.switch_case(params["order"][k], steps)
+        return view
+
+    def _jitter_step(self, operation: int) -> Callable[..., tf.Tensor]:
+        def step(view: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
+            done = color.jitter_planes(_planes(view), operation, amount, self.options["brightness"])
+            return tf.stack([plane[0] for plane in done], axis=1)
+
+        return step
+
+    def _cropped(self, image: tf.Tensor, box: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
+        """Returns the crop `box` (y, x, height, width) of (H, W, C), resized: a view."""
+        height, width = self.options["size"]
+        rows, columns, channels = image.shape
+        # Rows first: they are read as they lie, and as bytes where the image has bytes.
+        x = tf.reshape(image, [rows, columns * channels])
+        scale = 1.0 if image.dtype.is_floating else 1.0 / image.dtype.max
+        first, matrix = geometry.resize_bands(
+            box[0], box[2], rows, height, tf.constant(False), _TILE
+        )
+        read = [matrix.shape[2], columns * channels]
+        x = [
+            tf.matmul(matrix[t] * scale, tf.cast(_read(x, [first[t], 0], read), tf.float32))
+            for t in range(matrix.shape[0])
+        ]
+        x = tf.reshape(tf.concat(x, 0)[:height], [height, columns, channels])
+        x = tf.reshape(tf.transpose(x, [0, 2, 1]), [height * channels, columns])
+        first, matrix = geometry.resize_bands(box[1], box[3], columns, width, flip, _TILE)
+        read = [height * channels, matrix.shape[2]]
+        x = [
+            tf.matmul(_read(x, [0, first[t]], read), matrix[t], transpose_b=True)
+            for t in range(matrix.shape[0])
+        ]
+        return tf.reshape(tf.concat(x, 1)[:, :width], [height, channels, width])
+
+    def _blurred(self, view: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
+        height, channels, width = view.shape
+        reach = blur_kernel_size(height) // 2
+        view = geometry.clip(view)
+        matrix = geometry.blur_matrix(sigma[tf.newaxis], height, reach)[0]
+        x = tf.reshape(view, [height, channels * width])
+        x = tf.concat(
+            [tf.matmul(matrix[at, near], x[near]) for at, near in _bands(height, reach)], 0
+        )
+        matrix = geometry.blur_matrix(sigma[tf.newaxis], width, reach)[0]
+        x = tf.reshape(x, [height * channels, width])
+        x = tf.concat(
+            [
+                tf.matmul(x[:, near], matrix[at, near], transpose_b=True)
+                for at, near in _bands(width, reach)
+            ],
+            1,
+        )
+        return tf.reshape(x, [height, channels, width])
+
+
+def _compiled(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def _planes(view: tf.Tensor) -> list[tf.Tensor]:
+    """Returns R, G and B, each (1, height, width)."""
+    return [view[tf.newaxis, :, channel] for channel in range(3)]
+
+
+def _gray(view: tf.Tensor) -> tf.Tensor:
+    return tf.stack([color.luminance(_planes(view))[0]] * 3, axis=1)
+
+
+def _planar(apply: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """Returns `apply(images, params)` as a function of one view (height, C, width)."""
+
+    def stage(view: tf.Tensor, params: Params) -> tf.Tensor:
+        image = geometry.clip(tf.transpose(view, [0, 2, 1]))[tf.newaxis]
+        return tf.transpose(apply(image, params)[0], [0, 2, 1])
+
+    return stage
+
+
+def _read(x: tf.Tensor, start: list[Any], size: list[int]) -> tf.Tensor:
+    """Returns a slice that starts where the draws say.
+
+    `tf.slice` would make XLA compile anew for every start: it wants the start as a constant.
+    """
+    return gen_xla_ops.xla_dynamic_slice(x, start, size)
+
+
+def _bands(size: int, reach: int) -> list[tuple[slice, slice]]:
+    """Returns tiles of 0..size-1, and what lies within `reach` of each."""
+    return [
+        (slice(low, min(low + _TILE, size)),
+         slice(max(0, low - reach), min(low + _TILE + reach, size)))
+        for low in range(0, size, _TILE)
+    ]  # fmt: skip

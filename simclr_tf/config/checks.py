@@ -1,0 +1,198 @@
+"""What settings can work, alone and together: one line for the first that cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from typing import Any
+
+from simclr_tf.config.settings import AUGMENTATIONS, Settings, kind_of
+from simclr_tf.errors import UserError
+
+
+def check_setting(field: dataclasses.Field[Any], value: Any) -> None:
+    """Checks one value's type, choices and bounds.
+
+    Args:
+      field: its row of the table.
+      value: what was asked for.
+
+    Raises:
+      UserError: what was expected and what was received, in one line.
+    """
+    name, kind = field.name, kind_of(field)
+    if value is None and "None" in str(field.type):
+        return
+    types: dict[str, Any] = {"bool": bool, "int": int, "float": (int, float), "str": str}
+    # bool is a subclass of int: True is not a number of epochs.
+    if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise UserError(f"Expected {name} to be of type {kind}; received: {value!r}.")
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        allowed = ", ".join(str(choice) for choice in choices)
+        raise UserError(f"Expected {name} to be one of {allowed}; received: {value!r}.")
+    bounds = field.metadata["bounds"]
+    holds = {
+        ">": lambda bound: value > bound,
+        ">=": lambda bound: value >= bound,
+        "<": lambda bound: value < bound,
+        "<=": lambda bound: value <= bound,
+    }
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"Expected {name} to be a finite number; received: {value!r}.")
+    if not all(holds[sign](bound) for sign, bound in bounds.items()):
+        wanted = " and ".join(f"{sign} {bound}" for sign, bound in bounds.items())
+        raise UserError(
+            f"Expected {name} {wanted}; received: {value!r}. The default is "
+            f"--{name}={field.default}."
+        )
+
+
+def check_together(config: Settings) -> None:
+    """Checks what only several settings together can get wrong.
+
+    Args:
+      config: settings that passed `check_setting` one by one.
+
+    Raises:
+      UserError: one line for the first contradiction.
+    """
+    _check_run(config)
+    _check_views(config)
+    _check_model(config)
+    _check_start(config)
+    _check_teacher(config)
+
+
+def _check_run(config: Settings) -> None:
+    """Checks data, length, folders and devices."""
+    if config.dataset is None:
+        raise UserError(
+            "Expected a data set; received none. Pass --dataset=mnist_5k, --dataset=A_FOLDER or "
+            "the name of a TFDS data set."
+        )
+    if config.mode == "eval":
+        if config.model_dir is None:
+            raise UserError("Expected --model_dir with --mode=eval: the run to evaluate.")
+    elif not (config.train_epochs or config.train_steps):
+        raise UserError("Expected train_epochs or train_steps above 0; received: 0 for both.")
+    if not (config.checkpoint_epochs or config.checkpoint_steps):
+        raise UserError(
+            "Expected checkpoint_epochs or checkpoint_steps above 0; received: 0 for both."
+        )
+    if config.train_mode == "pretrain" and config.train_batch_size < 2:
+        raise UserError(
+            "Expected train_batch_size >= 2 while pretraining (an image is compared with the "
+            f"others of its batch); received: {config.train_batch_size}."
+        )
+    if config.cpu_replicas > 1 and config.train_batch_size % config.cpu_replicas:
+        raise UserError(
+            f"Expected train_batch_size to be a multiple of cpu_replicas={config.cpu_replicas}; "
+            f"received: {config.train_batch_size}."
+        )
+    if config.eval_name and os.path.basename(config.eval_name) != config.eval_name:
+        raise UserError(
+            f"Expected eval_name to be a name, not a path; received: {config.eval_name!r}."
+        )
+    if config.use_tpu and config.strategy not in ("auto", "tpu"):
+        raise UserError(
+            f"Expected strategy auto or tpu with --use_tpu=True; received: {config.strategy!r}."
+        )
+
+
+def _check_views(config: Settings) -> None:
+    """Checks the names of the augmentations."""
+    names = [name.strip() for name in config.augmentations.split(",")]
+    unknown = [name for name in names if name not in AUGMENTATIONS]
+    if unknown:
+        raise UserError(
+            f"Expected augmentations to be names from {', '.join(AUGMENTATIONS)}, separated by "
+            f"commas; received: {config.augmentations!r}."
+        )
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"Expected each of the augmentations once; received: {config.augmentations!r}."
+        )
+
+
+def _check_model(config: Settings) -> None:
+    """Checks which layers can be frozen, and which features a classifier can start from."""
+    if config.train_mode == "pretrain" and config.fine_tune_after_block > -1:
+        raise UserError(
+            "Expected fine_tune_after_block=-1 while pretraining (nothing is frozen); received: "
+            f"{config.fine_tune_after_block}. To fine-tune, pass --train_mode=finetune."
+        )
+    if config.micro_batch_size and config.train_mode != "pretrain":
+        raise UserError(
+            f"Expected micro_batch_size=0 with --train_mode={config.train_mode} (it is for the "
+            f"contrastive loss); received: {config.micro_batch_size}."
+        )
+    if config.train_mode == "pretrain" and config.label_fraction < 1:
+        raise UserError(
+            "Expected label_fraction=1 while pretraining, which learns from all images; received: "
+            f"{config.label_fraction}. To fine-tune on few labels, pass --train_mode=finetune."
+        )
+    layers = {"none": 0, "linear": 1, "nonlinear": config.num_proj_layers}[config.proj_head_mode]
+    if config.ft_proj_selector > layers:
+        raise UserError(
+            f"Expected ft_proj_selector in 0..{layers} (the projection head has {layers} layers); "
+            f"received: {config.ft_proj_selector}."
+        )
+    if config.encoder == "resnet" and config.encoder_weights == "imagenet":
+        raise UserError(
+            "Expected --encoder=keras.applications.NAME or keras_cv.NAME with "
+            "--encoder_weights=imagenet: resnet has no published weights there. Pass --checkpoint."
+        )
+
+
+def _check_start(config: Settings) -> None:
+    """Checks where the weights come from."""
+    if config.checkpoint and config.encoder_weights:
+        raise UserError(
+            "Expected one start for the weights; received: both --checkpoint and --encoder_weights."
+        )
+    if config.checkpoint and config.model_dir and config.mode != "eval":
+        here, there = os.path.normpath(config.model_dir), os.path.normpath(config.checkpoint)
+        if here == there:
+            raise UserError(
+                "Expected model_dir and checkpoint to differ, so that the two runs do not mix; "
+                f"received: {config.model_dir!r} for both."
+            )
+    if config.variable_schema is not None:
+        try:
+            re.compile(config.variable_schema)
+        except re.error as error:
+            raise UserError(
+                f"Expected variable_schema to be a regular expression ({error}); received: "
+                f"{config.variable_schema!r}."
+            ) from error
+
+
+def _check_teacher(config: Settings) -> None:
+    """Checks what a student learns from."""
+    if config.train_mode != "distill":
+        if config.teacher:
+            raise UserError(
+                f"Expected --train_mode=distill with --teacher; received: {config.train_mode!r}. "
+                "To start from weights, pass --checkpoint."
+            )
+        return
+    if not config.teacher and config.mode != "eval":
+        raise UserError(
+            "Expected a teacher with --train_mode=distill; received: none. "
+            "Pass --teacher=SAVED_MODEL."
+        )
+    if config.teacher and config.model_dir and config.mode != "eval":
+        here, there = (os.path.abspath(path) for path in (config.model_dir, config.teacher))
+        if os.path.commonpath([here, there]) == here:
+            raise UserError(
+                "Expected a teacher outside model_dir, whose old exports are deleted; received: "
+                f"{config.teacher!r}. Pass another --model_dir."
+            )
+    if config.label_fraction < 1 and not config.distill_labels_weight:
+        raise UserError(
+            "Expected label_fraction=1 with distill_labels_weight=0, which uses no labels; "
+            f"received: {config.label_fraction}. Pass --distill_labels_weight too."
+        )

@@ -1,0 +1,129 @@
+"""`Config`: the settings of one run, checked, compared with another run's, as flags and as a dict.
+
+Components take plain arguments: only `runs` unpacks a `Config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from simclr_tf.config.checks import check_setting, check_together
+from simclr_tf.config.settings import Settings, kind_of
+
+if TYPE_CHECKING:
+    from absl import flags
+
+# How a run began; `--mode=eval` reads only what came of it.
+_UNUSED_BY_EVALUATION = frozenset(
+    {"checkpoint", "variable_schema", "zero_init_logits_layer", "encoder_weights", "teacher"}
+)
+# These name a run rather than shape it: a change needs no announcement.
+_UNANNOUNCED = frozenset({"mode", "model_dir"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """The settings of one run: one field per command-line flag, as the table `Settings` has them.
+
+    Example:
+        >>> config = Config(dataset="mnist_5k", image_size=28, model_dir="/tmp/digits")
+        >>> config.validate()
+    """
+
+    @classmethod
+    def from_flag_values(cls, flag_values: flags.FlagValues) -> Config:
+        """Returns the settings that parsed flags hold; an empty text counts as None where allowed.
+
+        Args:
+          flag_values: parsed flags, as `define_flags` defined them.
+        """
+        values = {field.name: flag_values[field.name].value for field in dataclasses.fields(cls)}
+        for field in dataclasses.fields(cls):
+            if "None" in str(field.type) and values[field.name] == "":
+                values[field.name] = None
+        if values["model_dir"] is not None:
+            # The shell leaves the ~ of --model_dir=~/runs alone.
+            values["model_dir"] = os.path.expanduser(values["model_dir"])
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns every setting by name: what `flags.json` holds."""
+        return dataclasses.asdict(self)
+
+    def validate(self) -> None:
+        """Checks each setting alone, then together.
+
+        Raises:
+          UserError: one line for the first setting that cannot work.
+        """
+        for field in dataclasses.fields(self):
+            check_setting(field, getattr(self, field.name))
+        check_together(self)
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines one flag per field of `Config`.
+
+    Args:
+      flag_values: where the flags are defined; a main passes its own, so that the flags of other
+        libraries stay out.
+    """
+    from absl import flags
+
+    define: dict[str, Any] = {
+        "bool": flags.DEFINE_boolean,
+        "int": flags.DEFINE_integer,
+        "float": flags.DEFINE_float,
+        "str": flags.DEFINE_string,
+    }
+    for field in dataclasses.fields(Config):
+        kind, choices = kind_of(field), field.metadata["choices"]
+        text, default = field.metadata["help"], cast(Any, field.default)
+        if kind == "str" and choices:
+            flags.DEFINE_enum(field.name, default, choices, text, flag_values=flag_values)
+        else:
+            define[kind](field.name, default, text, flag_values=flag_values)
+
+
+def unsaid(earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a run did whose settings are from before some of today's existed.
+
+    Args:
+      earlier: what its `flags.json` holds.
+
+    Returns:
+      Name -> value of the settings that it lacks and whose default is another by now.
+    """
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    return {
+        name: field.metadata["before"]
+        for name, field in fields.items()
+        if name not in earlier and field.metadata["before"] != field.default
+    }
+
+
+def differences(
+    old: Mapping[str, Any], new: Config
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
+    """Compares the settings of an earlier run in the same folder with those of a new one.
+
+    Args:
+      old: the earlier run's `to_dict()`; a setting that it lacks counts as the default (or as
+        what was done before it existed: `unsaid`), one that no longer exists is left out.
+      new: the new run's settings.
+
+    Returns:
+      Two dicts from a setting's name to its (old, new) values: those that make it another run
+      (model, data, views, loss, batch, optimizer: refuse), and those that may change (length,
+      evaluation, checkpoints, devices: announce).
+    """
+    found: dict[str, dict[str, tuple[Any, Any]]] = {"identity": {}, "run": {}}
+    for field in dataclasses.fields(Config):
+        before, after = old.get(field.name, field.metadata["before"]), getattr(new, field.name)
+        unused = new.mode == "eval" and field.name in _UNUSED_BY_EVALUATION
+        if before != after and not unused and field.name not in _UNANNOUNCED:
+            found[field.metadata["group"]][field.name] = (before, after)
+    return found["identity"], found["run"]

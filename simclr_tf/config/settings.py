@@ -1,0 +1,284 @@
+"""Every setting of a run, once: name, type, default, bounds, help.
+
+The command line, `flags.json`, the checks and the rule that two runs never mix all read this one
+table. Names and defaults are the original release's; what differs on purpose stands in README.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from simclr_tf.images import transparency
+
+AUGMENTATIONS = (
+    "crop", "flip", "color", "blur", "cutout", "solarize", "noise", "sobel", "rotate", "affine",
+)  # fmt: skip
+RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
+
+
+def _flag(
+    default: Any,
+    topic: str,
+    help: str,
+    *,
+    run: bool = False,
+    choices: tuple[Any, ...] | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    before: Any = None,
+) -> Any:
+    """Returns one row of the table.
+
+    Args:
+      default: the value when nothing is said.
+      topic: the heading it stands under in `--help`.
+      help: what it does, its unit, and its special values.
+      run: True if it may change when a run is resumed (length, evaluation, checkpoints, devices);
+        False if it belongs to the run's identity (model, data, views, loss, batch, optimizer).
+      choices: the values allowed.
+      above: exclusive lower bound.
+      at_least: inclusive lower bound.
+      below: exclusive upper bound.
+      at_most: inclusive upper bound.
+      before: what runs did from before the setting existed; None: as the default.
+    """
+    bounds = {">": above, ">=": at_least, "<": below, "<=": at_most}
+    metadata = {
+        "topic": topic,
+        "help": help,
+        "group": "run" if run else "identity",
+        "choices": choices,
+        "before": default if before is None else before,
+        "bounds": {sign: bound for sign, bound in bounds.items() if bound is not None},
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The table: one field per setting. `Config` is what is made of it.
+
+    Source: the flags of the TF2 release, two flags that the TF1 release's documentation uses
+    (`variable_schema`, `train_summary_steps`), and ours.
+    """
+
+    # What to do.
+    mode: str = _flag(
+        "train", "Run", "Train, evaluate each new checkpoint of model_dir, or train then evaluate.",
+        run=True, choices=("train", "eval", "train_then_eval"),
+    )  # fmt: skip
+    train_mode: str = _flag(
+        "pretrain", "Run", "Contrastive pretraining, supervised fine-tuning, or distillation.",
+        choices=("pretrain", "finetune", "distill"),
+    )  # fmt: skip
+    model_dir: str | None = _flag(
+        None, "Run", "Folder for checkpoints, results and exports. None: a fresh one is made.",
+        run=True,
+    )  # fmt: skip
+    seed: int = _flag(
+        0, "Run", "Seed of every random draw: weights, order, views.", at_least=0, below=2**31
+    )
+    train_batch_size: int = _flag(512, "Run", "Images per step, over all replicas.", at_least=1)
+    train_epochs: int = _flag(100, "Run", "Passes over the training split.", run=True, at_least=0)
+    train_steps: int = _flag(
+        0, "Run", "Steps to train for; overrides train_epochs. 0: use train_epochs.",
+        run=True, at_least=0,
+    )  # fmt: skip
+    train_summary_steps: int = _flag(
+        0, "Run", "Steps between written summaries. 0: only at checkpoints.", run=True, at_least=0
+    )
+
+    dataset: str | None = _flag(
+        None, "Data", "mnist_5k (built in), a folder of images, or a TFDS name such as cifar10 or "
+        "imagenet2012_subset/1pct. None, without preset or flagfile: the quickstart preset.",
+    )  # fmt: skip
+    data_dir: str | None = _flag(None, "Data", "Where prepared TFDS data are kept.", run=True)
+    train_split: str = _flag("train", "Data", "Split to train on.")
+    eval_split: str = _flag("validation", "Data", "Split to evaluate on.", run=True)
+    eval_fraction: float = _flag(
+        0.1, "Data", "Share of a folder held out for evaluation where it has no split of its own.",
+        above=0, below=1,
+    )  # fmt: skip
+    image_size: int = _flag(224, "Data", "Side of the square image that the model sees.", above=0)
+    cache_dataset: bool = _flag(False, "Data", "Keep the decoded data set in memory.", run=True)
+    on_bad_image: str = _flag(
+        "skip", "Data", "A file that is no image: name, count and skip it, or stop.",
+        run=True, choices=("skip", "fail"),
+    )  # fmt: skip
+
+    transparent: str = _flag(
+        transparency.DEFAULT, "Data", transparency.WHAT_IT_DOES,
+        choices=transparency.TRANSPARENT, before=transparency.BEFORE,
+    )  # fmt: skip
+
+    augmentations: str = _flag(
+        "crop,flip,color,blur", "Views", f"Which, by name, from: {', '.join(AUGMENTATIONS)}."
+    )
+    crop_area_min: float = _flag(
+        0.08, "Views", "Smallest share of the image's area that a crop keeps. 0.08, the release's, "
+        "means 0.1 in effect: its sampler rejects smaller crops. Other values are exact.",
+        above=0, at_most=1,
+    )  # fmt: skip
+    color_jitter_strength: float = _flag(1.0, "Views", "Strength s of colour jitter.", at_least=0)
+    brightness: str = _flag(
+        "v2", "Views", "Jitter multiplies (v2) or adds (v1) brightness.", choices=("v2", "v1")
+    )
+    use_blur: bool = _flag(True, "Views", "False takes blur out of augmentations.")
+    augment_on: str = _flag(
+        "device", "Views", "Where views are drawn: with the model, or in the input pipeline.",
+        run=True, choices=("device", "host"),
+    )  # fmt: skip
+
+    encoder: str = _flag(
+        "resnet", "Model", "resnet, mlp, keras.applications.NAME or keras_cv.NAME."
+    )
+    encoder_weights: str | None = _flag(
+        None, "Model", "Weights an encoder starts from: imagenet, or a file. None: random."
+    )
+    resnet_depth: int = _flag(50, "Model", "Depth of the ResNet.", choices=RESNET_DEPTHS)
+    width_multiplier: float = _flag(1.0, "Model", "Width of the ResNet; 0.25 too.", above=0)
+    sk_ratio: float = _flag(
+        0.0, "Model", "Ratio of selective kernels (v2: 0.0625). 0: none.", at_least=0
+    )
+    se_ratio: float = _flag(0.0, "Model", "Ratio of squeeze-excitation. 0: none.", at_least=0)
+    proj_head_mode: str = _flag(
+        "nonlinear", "Model", "Projection head.", choices=("none", "linear", "nonlinear")
+    )
+    proj_out_dim: int = _flag(128, "Model", "Width of the projection's output.", above=0)
+    num_proj_layers: int = _flag(3, "Model", "Layers of a nonlinear projection head.", above=0)
+    ft_proj_selector: int = _flag(
+        0, "Model", "Fine-tune from this layer of the projection head; 0 is its input.", at_least=0
+    )
+    batch_norm_decay: float = _flag(
+        0.9, "Model", "Decay of batch norm's moving statistics.", at_least=0, below=1
+    )
+    global_bn: bool = _flag(True, "Model", "Batch norm sees the batches of all replicas.")
+    mixed_precision: str = _flag(
+        "none", "Model", "Compute type of the layers; auto: the fastest here, or that of the run "
+        "in model_dir.", choices=("none", "bfloat16", "float16", "auto"),
+    )  # fmt: skip
+
+    micro_batch_size: int = _flag(
+        0, "Model", "Images embedded at a time on each replica, for batches beyond its memory: "
+        "gradient caching. Batch norm then sees a micro-batch. 0: the whole batch.", at_least=0,
+    )  # fmt: skip
+
+    temperature: float = _flag(0.1, "Loss", "Temperature of the contrastive loss.", above=0)
+    hidden_norm: bool = _flag(True, "Loss", "L2-normalise projections before the loss.")
+    lineareval_while_pretraining: bool = _flag(
+        True, "Loss", "Train a linear head behind a stop-gradient while pretraining."
+    )
+    lineareval_loss_weight: float = _flag(
+        1.0, "Loss", "Weight of that head's loss: with lars and momentum, a factor on its own "
+        "learning rate.", above=0,
+    )  # fmt: skip
+    lineareval_batch_norm: bool = _flag(
+        False, "Loss", "That head reads features through batch norm without scale and offset: "
+        "still linear, and learns sooner.",
+    )  # fmt: skip
+
+    optimizer: str = _flag(
+        "lars", "Optimizer", "Update rule.", choices=("lars", "momentum", "adam", "lamb")
+    )
+    learning_rate: float = _flag(
+        0.3, "Optimizer", "Base rate; see learning_rate_scaling.", at_least=0
+    )
+    learning_rate_scaling: str = _flag(
+        "linear", "Optimizer", "Peak rate: base * batch / 256, or base * sqrt(batch).",
+        choices=("linear", "sqrt"),
+    )  # fmt: skip
+    warmup_epochs: float = _flag(10, "Optimizer", "Epochs of linear warm-up.", at_least=0)
+    weight_decay: float = _flag(1e-6, "Optimizer", "Weight decay.", at_least=0)
+    momentum: float = _flag(0.9, "Optimizer", "Momentum.", at_least=0, below=1)
+
+    checkpoint: str | None = _flag(
+        None, "Fine-tuning", "Start from these weights: a run's folder, a checkpoint prefix or a "
+        "SavedModel. Warm-starts pretraining too.",
+    )  # fmt: skip
+    variable_schema: str | None = _flag(
+        None, "Fine-tuning", "Regular expression: restore only the variables whose names match."
+    )
+    zero_init_logits_layer: bool = _flag(
+        False, "Fine-tuning", "Start the supervised head from zeros."
+    )
+    fine_tune_after_block: int = _flag(
+        -1, "Fine-tuning", "Freeze up to this block: -1 trains all, 0 freezes the stem, 4 leaves "
+        "only the heads.", at_least=-1, at_most=4,
+    )  # fmt: skip
+    label_fraction: float = _flag(
+        1.0, "Fine-tuning", "Share of each class's labels that is used, at least one image each; "
+        "model_dir/labelled_images.csv lists which. A list that is there already is used.",
+        above=0, at_most=1,
+    )  # fmt: skip
+    label_seed: int = _flag(
+        0, "Fine-tuning", "Draws which labels; apart from seed, so that teacher and student see "
+        "the same.", at_least=0, below=2**31,
+    )  # fmt: skip
+
+    teacher: str | None = _flag(
+        None, "Distillation", "SavedModel of a fine-tuned classifier whose logits the student "
+        "learns, or the model_dir of its run.",
+    )  # fmt: skip
+    distill_temperature: float = _flag(
+        1.0, "Distillation", "Softens the probabilities of teacher and student.", above=0
+    )
+    distill_labels_weight: float = _flag(
+        0.0, "Distillation", "Weight of the labels beside the teacher: 1 - alpha of the paper. "
+        "0: no labels are used.", at_least=0, at_most=1,
+    )  # fmt: skip
+
+    eval_batch_size: int = _flag(
+        256, "Evaluation", "Images per evaluation step.", run=True, at_least=1
+    )
+    eval_steps: int = _flag(
+        0, "Evaluation", "Steps per evaluation. 0: the whole split.", run=True, at_least=0
+    )
+    eval_name: str | None = _flag(
+        None, "Evaluation", "Name of this evaluation in the summaries.", run=True
+    )
+    eval_baselines: str = _flag(
+        "auto", "Evaluation", "After pretraining, compare with the untrained encoder and with raw "
+        "pixels (auto: on small data sets).", run=True, choices=("auto", "always", "never"),
+    )  # fmt: skip
+
+    checkpoint_epochs: int = _flag(
+        1, "Checkpoints", "Epochs between checkpoints.", run=True, at_least=0
+    )
+    checkpoint_steps: int = _flag(
+        0, "Checkpoints", "Steps between checkpoints; overrides checkpoint_epochs when above 0.",
+        run=True, at_least=0,
+    )  # fmt: skip
+    keep_checkpoint_max: int = _flag(5, "Checkpoints", "Checkpoints kept.", run=True, at_least=1)
+    keep_hub_module_max: int = _flag(
+        1, "Checkpoints", "Exported SavedModels kept. 0: all.", run=True, at_least=0
+    )
+
+    strategy: str = _flag(
+        "auto", "Devices", "auto: TPU if use_tpu, else all GPUs, else the CPU.",
+        run=True, choices=("auto", "mirrored", "multiworker", "tpu", "one_device"),
+    )  # fmt: skip
+    cpu_replicas: int = _flag(
+        0, "Devices", "Split the CPU into so many devices, to try several replicas. 0: no.",
+        run=True, at_least=0,
+    )  # fmt: skip
+    jit_compile: bool = _flag(False, "Devices", "Compile the training step with XLA.", run=True)
+    augment_jit_compile: str = _flag(
+        "auto", "Devices", "Compile the making of views with XLA, in a form for processors. auto: "
+        "in runs of 200 steps or more, and for large views, where there is no GPU or TPU.",
+        run=True, choices=("auto", "on", "off"),
+    )  # fmt: skip
+    use_tpu: bool = _flag(False, "Devices", "Train on a TPU.", run=True)
+    tpu_name: str | None = _flag(None, "Devices", "Name or grpc:// address of the TPU.", run=True)
+    tpu_zone: str | None = _flag(None, "Devices", "Google Cloud zone of the TPU.", run=True)
+    gcp_project: str | None = _flag(None, "Devices", "Google Cloud project.", run=True)
+    master: str | None = _flag(
+        None, "Devices", "Address of the TPU's master, where tpu_name is not given.", run=True
+    )
+
+
+def kind_of(field: dataclasses.Field[Any]) -> str:
+    """Returns a setting's type, `bool`, `int`, `float` or `str`; its annotation is a text."""
+    return str(field.type).removesuffix(" | None")

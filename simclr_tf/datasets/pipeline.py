@@ -1,0 +1,376 @@
+"""From an image source to batches: order, decoding, common size, cache, sharding, prefetch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from simclr_tf.datasets.source import (
+    ImageSource,
+    InMemorySource,
+    resize_to_uint8,
+)
+from simclr_tf.devices.memory import available_memory, in_words
+from simclr_tf.errors import UserError
+from simclr_tf.images import geometry, pixel_values
+
+_EVALUATION_CROP = 0.875  # the release; none at or below 32 pixels
+_UNCROPPED_SIZE = 32
+_CACHE_SHARE = 0.8  # of the memory that is free when the cache is filled
+_BYTES_BESIDE = 128  # label, size and what Python keeps of an array
+
+# (image uint8 or float32 (h, w, c), seed int32 (2,)) -> one view or a tuple of two
+HostTransform = Callable[[tf.Tensor, tf.Tensor], Any]
+
+
+def host_size(image_size: int) -> int:
+    """Returns the side of the square canvas that the host brings images of mixed sizes to.
+
+    It is 10/7 of the side of the views (320 for 224): the host decodes and squashes an image onto
+    the canvas, the device cuts the random crops from there. The original height and width travel
+    along, so crop boxes are drawn in the original's geometry and their distribution is exact.
+    What it changes: the pixels of a crop are resampled twice, and a crop whose side is below 0.7
+    of the image's side is enlarged from the canvas, hence softer than one cut from an original
+    that has more pixels (at the smallest area, 8%, its side is 0.28 of the canvas: 90 pixels for
+    a view of 224). `--augment_on=host` crops the originals.
+
+    Args:
+        image_size: side of the views in pixels.
+
+    Returns:
+        `ceil(image_size * 10 / 7)`.
+
+    Example:
+        >>> host_size(224)
+        320
+    """
+    return -(-image_size * 10 // 7)
+
+
+def training_dataset(
+    source: ImageSource,
+    *,
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    start_example: int = 0,
+    cache: bool = False,
+    shuffle: bool = True,
+    shuffle_buffer_bytes: int = 1 << 30,
+    host_transform: HostTransform | None = None,
+    input_context: tf.distribute.InputContext | None = None,
+    deterministic: bool = True,
+) -> tf.data.Dataset:
+    """Returns endless training batches, a new order in each epoch, all of it fixed by the seed.
+
+    Args:
+        source: the images.
+        batch_size: examples in a batch, over all replicas.
+        image_size: side of the views in pixels.
+        seed: draws the order of every epoch, and the seeds of `host_transform`.
+        start_example: number of examples (over all workers) to pass over: the batches are those
+            that an uninterrupted run has from there on. Costs no decoding.
+        cache: decode everything once, now, and keep it in memory (as the canvas where there is
+            one). Every worker keeps the whole set.
+        shuffle: False keeps the source's order.
+        shuffle_buffer_bytes: memory for undecoded records of sources that can only be read in
+            sequence (TFDS, tf.data). Folders and images in memory need none.
+        host_transform: makes the views on the host, from the decoded original: `fn(image, seed)`,
+            `image` (h, w, c), `seed` int32 (2,), distinct for each example of each epoch.
+        input_context: from `strategy.distribute_datasets_from_function`: this worker's share of
+            the examples (each belongs to one worker), batches for one replica.
+        deterministic: False hands out whatever is ready first, and no longer in the seed's order.
+            `python -m simclr_tf.benchmark input` measures what that gains.
+
+    Returns:
+        Elements `(x, label)`, or `(x,)` without labels; `label` int64 (B,). `x` is
+        - where all images have one size, at most `host_size(image_size)` a side: the images
+          (B, h, w, c) themselves, uint8 (float32 in [0, 1] only if the source gives floats);
+        - else `{'image': uint8 (B, K, K, c), 'size': int32 (B, 2)}` with K = `host_size`:
+          squashed bicubically, antialiased, with the original (height, width);
+        - with `host_transform`: what it returns, batched.
+
+    Raises:
+        UserError: the batch is larger than the data, does not divide among the replicas, or the
+            cache does not fit in memory.
+
+    Example:
+        >>> data = training_dataset(open_source("mnist_5k", "train"), batch_size=256,
+        ...                         image_size=28, seed=0)
+        >>> images, labels = next(iter(data))   # uint8 (256, 28, 28, 3), int64 (256,)
+    """
+    _require_batch(source, batch_size)
+    local_batch = _local_batch(batch_size, input_context)
+    side = host_size(image_size)
+    fits = source.static_shape and max(source.image_shape[:2]) <= side  # type: ignore[type-var]
+    canvas = None if fits or host_transform is not None else side
+    if cache:
+        source = in_memory(source, canvas)
+
+    data = _ordered_keys(source, seed, start_example, shuffle, shuffle_buffer_bytes)
+    if input_context is not None and input_context.num_input_pipelines > 1:
+        data = data.shard(input_context.num_input_pipelines, input_context.input_pipeline_id)
+
+    def load(position: tf.Tensor, key: Any) -> tuple[Any, ...]:
+        # Twice the canvas leaves antialiasing something to do after a JPEG's reduced decoding.
+        min_side = None if canvas is None else 2 * canvas
+        example = source.decode(key, min_side=min_side, replace_bad=True)
+        if host_transform is not None:
+            # Decoded once for both views: decoding two crops alone takes half as long again
+            # (measured on JPEG files of 375 x 500 pixels).
+            x = host_transform(example["image"], _example_seed(seed, position))
+            x = tuple(x) if isinstance(x, list) else x
+        elif canvas is not None:
+            x = {"image": _squash(example["image"], canvas), "size": example["size"]}
+        else:
+            x = example["image"]
+        return (x, example["label"]) if source.labelled else (x,)
+
+    if source.decodes_batches and host_transform is None:
+        # One gather a batch instead of one call an image.
+        data = data.batch(local_batch, drop_remainder=True)
+        data = data.map(load, tf.data.AUTOTUNE, deterministic=deterministic)
+    else:
+        data = data.map(load, tf.data.AUTOTUNE, deterministic=deterministic)
+        data = data.batch(local_batch, drop_remainder=True)
+    data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    data = _with_options(data, sharded=input_context is not None, deterministic=deterministic)
+    return data.prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_dataset(
+    source: ImageSource, *, batch_size: int, image_size: int, cache: bool = False
+) -> tf.data.Dataset:
+    """Returns every image once, in a fixed order, as the release evaluates.
+
+    Above 32 pixels: the central crop of 0.875, resized bicubically. At 32 and below: the image
+    as it is, resized if it has another size (the release fails there); never cropped.
+
+    Args:
+        source: the images. Unreadable ones are left out.
+        batch_size: examples in a batch; the last batch may be smaller.
+        image_size: side of the result in pixels.
+        cache: keep the decoded images in memory after the first pass.
+
+    Returns:
+        Elements `(image, label)`, or `(image,)` without labels: float32 (B, s, s, c) in [0, 1],
+        int64 (B,).
+
+    Example:
+        >>> evaluation_dataset(open_source("mnist_5k", "test"), batch_size=256, image_size=28)
+    """
+    data = source.ordered_keys().map(
+        lambda key: source.decode(key), tf.data.AUTOTUNE, deterministic=True
+    )
+    data = data.filter(lambda example: example["ok"])
+    if cache:
+        data = data.cache()
+
+    def finish(example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        image = evaluation_view(example["image"], image_size, image_size)
+        return (image, example["label"]) if source.labelled else (image,)
+
+    data = data.map(finish, tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
+    return _with_options(data, sharded=False).prefetch(tf.data.AUTOTUNE)
+
+
+def in_memory(source: ImageSource, canvas: int | None = None) -> InMemorySource:
+    """Decodes a whole source into memory, in parallel.
+
+    Args:
+        source: the images. Unreadable ones are left out.
+        canvas: squash the images to this side, and remember their sizes; None keeps them.
+
+    Returns:
+        A source that needs no decoding. One that is in memory already is returned as it is.
+
+    Raises:
+        UserError: the images take more than 80% of the memory that is free now, or none is
+            readable.
+
+    Example:
+        >>> in_memory(open_source("/path/to/images", "train"), canvas=320)
+    """
+    if isinstance(source, InMemorySource):
+        return source
+    if source.num_examples is None:
+        raise UserError(
+            f"Expected a data set of known length to cache; received: '{source.name}', whose "
+            "length is unknown. Pass num_examples, or do not cache."
+        )
+    logging.info("Decoding %d images of '%s' into memory ...", source.num_examples, source.name)
+    started = time.monotonic()
+
+    def load(key: Any) -> dict[str, tf.Tensor]:
+        min_side = None if canvas is None else 2 * canvas
+        example = source.decode(key, min_side=min_side)
+        if canvas is not None:
+            example["image"] = _squash(example["image"], canvas)
+        return example
+
+    data = source.ordered_keys().map(load, tf.data.AUTOTUNE, deterministic=True)
+    images, labels, sizes = _collect(source, data)
+    logging.info("... done in %.1f s.", time.monotonic() - started)
+    cached = InMemorySource(
+        images,
+        np.array(labels) if source.labelled else None,
+        sizes=np.array(sizes),
+        name=source.name,
+        split=source.split,
+        num_classes=source.num_classes,
+        class_names=source.class_names,
+    )
+    cached.bad_images = source.bad_images
+    return cached
+
+
+def _collect(
+    source: ImageSource, data: tf.data.Dataset
+) -> tuple[np.ndarray | list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Returns the readable images, their labels and sizes, never holding an image twice.
+
+    Raises:
+        UserError: they take more than their share of the free memory: before the first is decoded
+            where all have one size, else at the image that is too many; or none is readable.
+    """
+    spec = data.element_spec["image"]
+    free = available_memory()
+    limit = math.inf if free is None else _CACHE_SHARE * free
+    count = source.num_examples
+    assert count is not None
+    labels: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
+    whole: np.ndarray | None = None
+    images: list[np.ndarray] = []
+    held = 0
+    if spec.shape.is_fully_defined():
+        need = count * (spec.shape.num_elements() * spec.dtype.size + _BYTES_BESIDE)
+        if need > limit:
+            raise _too_large(source, f"{count} images that need {in_words(need)}", limit)
+        whole = np.empty([count, *spec.shape], spec.dtype.as_numpy_dtype)
+    with source.user_errors():
+        for example in data.prefetch(8).as_numpy_iterator():
+            if not example["ok"]:
+                continue
+            if whole is None:
+                held += example["image"].nbytes + _BYTES_BESIDE
+                if held > limit:
+                    so_far = f"{len(images) + 1} of {count} images that take {in_words(held)}"
+                    raise _too_large(source, so_far, limit)
+                images.append(example["image"])
+            else:
+                whole[len(sizes)] = example["image"]
+            sizes.append(example["size"])
+            if source.labelled:
+                labels.append(example["label"])
+    if not sizes:
+        raise UserError(f"Expected readable images in '{source.name}'; received: none.")
+    if whole is None and len({image.shape for image in images}) == 1:
+        whole = np.empty([len(images), *images[0].shape], images[0].dtype)
+        for index in range(len(images)):
+            whole[index], images[index] = images[index], images[0][:0]
+    return (images if whole is None else whole[: len(sizes)]), labels, sizes
+
+
+def _too_large(source: ImageSource, received: str, limit: float) -> UserError:
+    return UserError(
+        f"Expected the decoded images of '{source.name}' to fit in memory ({in_words(limit)}, "
+        f"{_CACHE_SHARE:.0%} of what is free); received: {received}. Do not pass --cache_dataset."
+    )
+
+
+def _ordered_keys(
+    source: ImageSource, seed: int, start: int, shuffle: bool, buffer_bytes: int
+) -> tf.data.Dataset:
+    """Returns endless (position in the run, key), from position `start` on."""
+    # The order is a function of the epoch's number, so that a resumed run can start anywhere.
+    length = source.num_examples
+    epoch, offset = divmod(start, length) if length else (0, start)
+
+    def keys_of(number: tf.Tensor) -> tf.data.Dataset:
+        return (
+            source.shuffled_keys(number, seed, buffer_bytes) if shuffle else source.ordered_keys()
+        )
+
+    keys = tf.data.Dataset.range(epoch, tf.int64.max).flat_map(keys_of)
+    return keys.skip(offset).enumerate(start)
+
+
+def _example_seed(seed: int, position: tf.Tensor) -> tf.Tensor:
+    """Returns a stateless seed, int32 (2,), of its own for every example of every epoch."""
+    position = tf.cast(position, tf.int64)
+    wraps, low = position // 2**31, position % 2**31  # 2**31 examples: 1,676 epochs of ImageNet
+    return tf.cast(tf.stack([(seed % 2**31 + wraps) % 2**31, low]), tf.int32)
+
+
+def _squash(image: tf.Tensor, side: int) -> tf.Tensor:
+    """Returns (..., side, side, c) uint8; an image that is cached as a canvas is one already."""
+    if image.dtype == tf.uint8 and image.shape[-3:-1] == (side, side):
+        return image
+    return resize_to_uint8(pixel_values.checked(image), side)  # checked before it is clipped
+
+
+def evaluation_view(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Returns what an evaluation sees of an image: centre crop (above 32 pixels) and resize.
+
+    Args:
+        image: (h, w, c), uint8, uint16 or float in [0, 1].
+        height: Rows of the result.
+        width: Columns of the result.
+
+    Returns:
+        float32 (height, width, c) in [0, 1].
+
+    Source: the release's evaluation preprocessing; resized without crop at or below 32 pixels.
+
+    Example:
+        >>> evaluation_view(tf.zeros([300, 200, 3]), 112, 112).shape
+        TensorShape([112, 112, 3])
+    """
+    # Before they are clipped: 0 to 255 would become white.
+    image = pixel_values.checked(image)
+    if max(height, width) > _UNCROPPED_SIZE:
+        return geometry.central_crop_and_resize(image, height, width, _EVALUATION_CROP)
+    image = geometry.to_float(image)
+    if image.shape[:2] != (height, width):
+        image = tf.image.resize(image, (height, width), method="bicubic", antialias=True)
+    return geometry.clip(image)
+
+
+def _require_batch(source: ImageSource, batch_size: int) -> None:
+    if source.num_examples is not None and batch_size > source.num_examples:
+        raise UserError(
+            f"Expected a batch size of at most {source.num_examples}, the number of images in "
+            f"split {source.split} of '{source.name}'; received: {batch_size}. "
+            "Pass a smaller --train_batch_size."
+        )
+
+
+def _local_batch(batch_size: int, context: tf.distribute.InputContext | None) -> int:
+    if context is None:
+        return batch_size
+    replicas = context.num_replicas_in_sync
+    if batch_size % replicas:
+        raise UserError(
+            f"Expected a batch size that {replicas} replicas can share equally; "
+            f"received: {batch_size}. Pass --train_batch_size={batch_size // replicas * replicas}."
+        )
+    return context.get_per_replica_batch_size(batch_size)
+
+
+def _with_options(
+    data: tf.data.Dataset, *, sharded: bool, deterministic: bool = True
+) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = deterministic
+    # Without files in the graph TensorFlow can only shard by element; where this worker already
+    # has its own share, it must not shard once more.
+    policy = tf.data.experimental.AutoShardPolicy
+    options.experimental_distribute.auto_shard_policy = policy.OFF if sharded else policy.DATA
+    return data.with_options(options)

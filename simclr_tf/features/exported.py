@@ -1,0 +1,168 @@
+"""An exported SavedModel as a frozen function: images in, named endpoints out."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from simclr_tf.errors import UserError
+from simclr_tf.files.load_failures import explain
+from simclr_tf.images import transparency
+from simclr_tf.images.pixel_values import check_values, to_float
+
+_CARD = "model.json"
+
+
+def find_export(path: str) -> str:
+    """Returns the SavedModel's folder behind itself or behind a run's `model_dir` (its newest).
+
+    Args:
+        path: A folder; `~` is the home folder.
+
+    Raises:
+        UserError: Neither is there.
+
+    Example:
+        >>> find_export("runs/digits")
+        'runs/digits/saved_model/1251'
+    """
+    path = os.path.expanduser(path)
+    if _is_export(path):
+        return path
+    exports = os.path.join(path, "saved_model")
+    names = os.listdir(exports) if os.path.isdir(exports) else []
+    steps = [int(n) for n in names if n.isdigit() and _is_export(os.path.join(exports, n))]
+    if not steps:
+        raise UserError(
+            f"Expected a SavedModel, or a run's model_dir that holds one; received: {path!r}, "
+            "which is neither. Export one with python -m tf_hub_export, or correct the path."
+        )
+    return os.path.join(exports, str(max(steps)))
+
+
+def _is_export(path: str) -> bool:
+    return os.path.isfile(os.path.join(path, "saved_model.pb"))
+
+
+class ExportedModel:
+    """A SavedModel that maps images to named endpoints: ours, or one of the original release.
+
+    Inference only: batch norm uses its moving statistics. Under a distribution strategy, load it in
+    the strategy's scope.
+
+    Args:
+        path: As for `find_export`.
+
+    Attributes:
+        path: The SavedModel's folder.
+        module: The loaded object.
+        input_shape: (N, height, width, channels), None where anything goes.
+        image_size: (height, width) in pixels that the network was made for, or None where neither
+            its card nor its input says.
+        transparent: what its training showed through transparent pixels: white, black, keep or
+            mean. An export of ours from before there was a choice kept the colours; of a foreign
+            one white, the default, is assumed.
+
+    Raises:
+        UserError: Nothing there that can be read and called.
+
+    Example:
+        >>> ExportedModel("runs/digits")(images)["final_avg_pool"].shape
+        TensorShape([8, 128])
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = find_export(path)
+        try:
+            self.module = tf.saved_model.load(self.path)
+        except Exception as error:  # whatever a damaged file makes TensorFlow raise
+            failure = explain(error)
+            raise _unreadable(self.path, failure.reason, failure.advice) from error
+        if not callable(self.module):
+            raise _unreadable(self.path, "it can't be called")
+        self.input_shape = _input_shape(self.module)
+        self.image_size = _image_size(self.path, self.input_shape)
+        self.transparent = _transparent(self.path)
+
+    def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the endpoints, float32.
+
+        Args:
+            images: (N, height, width, channels), uint8, uint16 or float in [0, 1]; they are resized
+                (bilinear) where the network was made for another size.
+
+        Raises:
+            UserError: Images of another type; outside of graphs, floats out of range too.
+        """
+        images = to_float(images)
+        if tf.executing_eagerly():
+            check_values(images)
+        if self.image_size is not None and tuple(images.shape[1:3]) != self.image_size:
+            images = tf.image.resize(images, self.image_size)
+        outputs = self.module(images, trainable=False)
+        if not isinstance(outputs, dict):
+            raise _unreadable(self.path, "it gives no named endpoints")
+        return {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
+
+    def endpoints(self, image_size: int) -> dict[str, tuple[int | None, ...]]:
+        """Returns endpoint -> shape for a batch of images of one size.
+
+        Args:
+            image_size: Side in pixels.
+
+        Raises:
+            UserError: The module does not take such images.
+        """
+        shape = (None, image_size, image_size, self.input_shape[-1] or 3)
+        call = tf.function(self.__call__, autograph=False)
+        try:
+            outputs = call.get_concrete_function(tf.TensorSpec(shape)).structured_outputs
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            reason = f"it takes images of shape {self.input_shape}, not {shape}"
+            raise _unreadable(self.path, reason) from error
+        return {name: tuple(value.shape) for name, value in outputs.items()}
+
+
+def _input_shape(module: Any) -> tuple[int | None, ...]:
+    traced = getattr(module.__call__, "concrete_functions", None) or []
+    for function in traced:
+        for spec in tf.nest.flatten(function.structured_input_signature):
+            if isinstance(spec, tf.TensorSpec) and spec.shape.rank:
+                return tuple(spec.shape)
+    return (None, None, None, 3)
+
+
+def _image_size(path: str, shape: tuple[int | None, ...]) -> tuple[int, int] | None:
+    sides: Any = shape[1:3]
+    card = os.path.join(path, _CARD)
+    if None in sides and os.path.isfile(card):
+        try:
+            with open(card, encoding="utf-8") as file:
+                sides = json.load(file)["input"]["image_size"] or sides
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise _unreadable(path, f"its {_CARD} is damaged ({error})") from error
+    return None if None in sides else (int(sides[0]), int(sides[1]))
+
+
+def _transparent(path: str) -> str:
+    card = os.path.join(path, _CARD)
+    if not os.path.isfile(card):
+        return transparency.DEFAULT
+    try:
+        with open(card, encoding="utf-8") as file:
+            said = json.load(file)["input"].get("transparent", transparency.BEFORE)
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, f"its {_CARD} is damaged ({error})") from error
+    transparency.check_transparent(said)
+    return said
+
+
+def _unreadable(path: str, reason: str, advice: str = "") -> UserError:
+    line = " ".join(reason.split())[:300]
+    return UserError(
+        f"Expected a SavedModel from images to named endpoints in {path}; received: {line}. "
+        f"{advice or 'Export it again with python -m tf_hub_export.'}"
+    )

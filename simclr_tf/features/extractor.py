@@ -1,0 +1,163 @@
+"""Features of every image of a source, batch by batch, from any function that has endpoints."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from simclr_tf.datasets.pipeline import evaluation_view
+from simclr_tf.datasets.source import ImageSource, to_uint8
+from simclr_tf.errors import UserError
+from simclr_tf.features.exported import ExportedModel
+from simclr_tf.files.load_failures import one_line
+from simclr_tf.images import transparency
+from simclr_tf.images.pixel_values import to_float
+
+
+class Extractor:
+    """One endpoint of a model, as a function of images of one size.
+
+    Args:
+        call: float32 images (N, height, width, 3) in [0, 1] -> {endpoint: (N, ...)}.
+        endpoint: The one that is wanted.
+        image_size: (height, width) in pixels.
+        transparent: What shows through transparent pixels of the images it was trained on.
+
+    Attributes:
+        shape: Shape of the features of one image.
+
+    Raises:
+        UserError: No such endpoint, or the model does not take images of that size.
+
+    Example:
+        >>> extract = load_extractor('module', 'final_avg_pool')
+        >>> extract(images).shape
+        (8, 2048)
+    """
+
+    def __init__(
+        self,
+        call: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+        endpoint: str,
+        image_size: tuple[int, int],
+        transparent: str = transparency.DEFAULT,
+    ) -> None:
+        self.endpoint, self.image_size = endpoint, image_size
+        self.transparent = transparent
+        spec = tf.TensorSpec([None, *image_size, 3], tf.float32)
+        try:
+            outputs = tf.function(call, autograph=False).get_concrete_function(spec)
+        except Exception as error:  # a foreign module, an input of another form: many kinds
+            raise UserError(
+                f"Expected a model of images of {image_size[0]} x {image_size[1]} pixels, RGB; it "
+                f"can't be called so ({one_line(error)}). "
+                "Pass the --image_size that it was made for."
+            ) from error
+        shapes = {name: tuple(v.shape[1:]) for name, v in outputs.structured_outputs.items()}
+        if endpoint not in shapes:
+            raise UserError(
+                f"Expected --endpoint to be one of {', '.join(sorted(shapes))}; "
+                f"received: {endpoint!r}."
+            )
+        self.shape = shapes[endpoint]
+        if None in self.shape:
+            raise UserError(
+                f"Expected an endpoint of one shape; received: {endpoint!r} of {self.shape}."
+            )
+        # What other endpoints alone need is pruned from the graph.
+        self._run = tf.function(
+            lambda images: call(images)[endpoint], input_signature=[spec], autograph=False
+        )
+
+    def __call__(self, images: Any) -> np.ndarray:
+        return self._run(to_float(images)).numpy().astype(np.float32, copy=False)
+
+
+def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> Extractor:
+    """Loads a SavedModel (ours, the release's, or any that is called as they are).
+
+    Args:
+        path: Its folder, or the `model_dir` of the run that wrote it.
+        endpoint: Name of the output; `output` of a module that gives a single tensor.
+        image_size: Side in pixels; None: what the export says of itself.
+
+    Raises:
+        UserError: Nothing there that can be loaded; no such endpoint; or nobody says the size.
+    """
+    exported = ExportedModel(path)
+    size = (image_size, image_size) if image_size else exported.image_size
+    if size is None:
+        raise UserError(
+            f"Expected --image_size, as nothing in {exported.path} says what the model takes; "
+            "received: none. The published models of the release take 224."
+        )
+
+    def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = exported.module(images, trainable=False)  # at the size asked for, as they are
+        return dict(outputs) if isinstance(outputs, dict) else {"output": outputs}
+
+    return Extractor(call, endpoint, size, exported.transparent)
+
+
+def feature_batches(
+    source: ImageSource,
+    extract: Extractor,
+    batch_size: int,
+    start: int = 0,
+    thumbnail: int | None = None,
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """Yields the features of every readable image, seen as in an evaluation.
+
+    Args:
+        source: The images.
+        extract: The model.
+        batch_size: Images at a time: what memory depends on.
+        start: Images at the front of the source to leave out.
+        thumbnail: Side in pixels of the small pictures to add; None: none.
+
+    Yields:
+        Columns of the readable images of a batch: `index` int64 (n,), the position in the source;
+        `features` float32 (n, ...); where labelled `label` int64 (n,); with `thumbnail` uint8
+        (n, side, side, 3); `flat` bool (n,), whether it is one flat colour.
+        And the number of images of the source that are dealt with by then.
+    """
+    height, width = extract.image_size
+
+    def load(position: tf.Tensor, key: Any) -> dict[str, tf.Tensor]:
+        example = source.decode(key)
+        image = evaluation_view(example["image"], height, width)
+        decoded = example["image"]
+        flat = tf.reduce_all(decoded == decoded[:1, :1])
+        loaded = {"image": image, "index": position, "ok": example["ok"], "flat": flat}
+        if source.labelled:
+            loaded["label"] = example["label"]
+        if thumbnail is not None:
+            small = tf.image.resize(image, (thumbnail, thumbnail), antialias=True)
+            loaded["thumbnail"] = to_uint8(small)
+        return loaded
+
+    data = source.ordered_keys().enumerate().skip(start)
+    data = data.map(load, tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
+    seen = start
+    # A fixed number of batches in flight: autotuning would trade memory for nothing.
+    for batch in data.prefetch(2):
+        features = extract(batch.pop("image"))
+        readable = batch.pop("ok").numpy()
+        columns = {name: value.numpy()[readable] for name, value in batch.items()}
+        seen += len(readable)
+        yield {**columns, "features": features[readable]}, seen
+
+
+def fingerprint(source: ImageSource) -> list[Any]:
+    """Returns what tells a source from another: for files their paths, sizes and times."""
+    check = 0
+    for path in getattr(source, "paths", ()):
+        status = os.stat(path)
+        said = f"{path}\n{status.st_size}\n{status.st_mtime_ns}\n"
+        check = zlib.crc32(os.fsencode(said), check)
+    return [source.name, source.split, source.num_examples, check]

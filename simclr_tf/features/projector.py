@@ -1,0 +1,134 @@
+"""Files for TensorBoard's projector: vectors, what is said of them, a sheet of thumbnails."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from simclr_tf.errors import UserError
+from simclr_tf.features.files import Names, rows_of, write_lines
+from simclr_tf.features.store import FeatureStore
+
+_SHEET = 8192  # pixels a side, the largest that browsers draw
+_LARGEST, _SMALLEST = 64, 8  # pixels a thumbnail
+_FILES = ("tensors.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt")
+_CONFIG = """embeddings {{
+  tensor_name: "{name}"
+  tensor_path: "tensors.tsv"
+  metadata_path: "metadata.tsv"
+  sprite {{
+    image_path: "sprite.png"
+    single_image_dim: {side}
+    single_image_dim: {side}
+  }}
+}}
+"""
+
+
+def thumbnail_side(count: int, image_size: int) -> int:
+    """Returns the side of a thumbnail in pixels, such that all of them fit on one sheet.
+
+    Args:
+        count: Number of images.
+        image_size: Side that they are seen at.
+
+    Raises:
+        UserError: There are too many (above a million).
+
+    Example:
+        >>> thumbnail_side(10_000, 224)
+        64
+    """
+    side = min(_LARGEST, image_size, _SHEET // _columns(count))
+    if side < min(_SMALLEST, image_size):
+        most = (_SHEET // _SMALLEST) ** 2
+        raise UserError(
+            f"Expected at most {most:,} images for --projector_dir; received: {count:,}. "
+            "Pass --split=all[:10000], say."
+        )
+    return side
+
+
+def write_projector(store: FeatureStore, names: Names, folder: str, name: str) -> None:
+    """Writes `tensors.tsv`, `metadata.tsv`, `sprite.png` and `projector_config.pbtxt`.
+
+    Args:
+        store: Columns `index`, `features` (d,), `thumbnail` (side, side, 3) uint8 and, with
+            labels, `label`.
+        names: Files and classes.
+        folder: Existing folder to write into; it is what `tensorboard --logdir` gets.
+        name: What the projector calls the vectors.
+
+    Example:
+        >>> write_projector(store, Names(), '/tmp/projector', 'final_avg_pool')
+    """
+    tensors = os.path.join(folder, "tensors.tsv")
+    metadata = os.path.join(folder, "metadata.tsv")
+    with (
+        open(tensors, "w", encoding="utf-8", newline="") as vectors,
+        open(
+            metadata, "w", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as said_of_them,
+    ):
+        for number, (said, features) in enumerate(rows_of(store, names, escape=True)):
+            if number == 0 and len(said) > 1:  # the projector takes a single column bare
+                said_of_them.write("\t".join(said) + "\n")
+            write_lines(said_of_them, [*said.values()])
+            write_lines(vectors, [], features)
+    side = store.columns["thumbnail"][1][0]
+    _write_sheet(store, side, os.path.join(folder, "sprite.png"))
+    with open(os.path.join(folder, "projector_config.pbtxt"), "w", encoding="utf-8") as file:
+        file.write(_CONFIG.format(name=name, side=side))
+
+
+def is_projector(folder: str) -> bool:
+    """Returns whether a folder holds what `write_projector` writes, and nothing else.
+
+    A log folder of TensorBoard has such a configuration too, beside what a training run recorded.
+    """
+    held = set(os.listdir(folder))
+    return "projector_config.pbtxt" in held and held <= set(_FILES)
+
+
+def _columns(count: int) -> int:
+    return max(1, math.isqrt(max(count, 1) - 1) + 1)
+
+
+def _write_sheet(store: FeatureStore, side: int, path: str) -> None:
+    """Writes thumbnails row by row on a square sheet."""
+    columns = _columns(store.rows)
+    lines = -(-store.rows // columns)
+
+    def strips() -> Iterator[np.ndarray]:
+        for block in store.blocks("thumbnail", columns):
+            row = np.zeros((columns, side, side, 3), np.uint8)
+            row[: len(block)] = block
+            yield row.transpose(1, 0, 2, 3).reshape(side, columns * side, 3)
+
+    _write_png(path, lines * side, columns * side, strips())
+
+
+def _write_png(path: str, height: int, width: int, strips: Iterator[np.ndarray]) -> None:
+    """Writes an RGB picture from strips of rows: the sheet need not fit in memory."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    packer = zlib.compressobj()
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        file.write(chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)))
+        for strip in strips:
+            # Every line begins with the number of its filter; 0 is none.
+            lines = np.pad(strip.reshape(len(strip), -1), ((0, 0), (1, 0)))
+            packed = packer.compress(lines.tobytes())
+            if packed:
+                file.write(chunk(b"IDAT", packed))
+        file.write(chunk(b"IDAT", packer.flush()))
+        file.write(chunk(b"IEND", b""))

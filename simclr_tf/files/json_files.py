@@ -1,0 +1,47 @@
+"""JSON that every reader takes: complete files, without the NaN and Infinity that JSON has not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from simclr_tf.errors import UserError
+from simclr_tf.files.atomic_file import new_file
+
+
+def write_json(path: str, values: Mapping[str, Any]) -> None:
+    """Writes a JSON file, complete or not at all.
+
+    Args:
+        path: File to make or to replace.
+        values: What JSON can hold. A number that is none is refused rather than written as null: a
+            result that cannot be used must not look like one that was never taken.
+
+    Raises:
+        UserError: A number is NaN or infinite.
+
+    Example:
+        >>> write_json('/tmp/result.json', {'eval/label_top_1_accuracy': 0.9})
+    """
+    for place, value in _not_finite(values, ""):
+        raise UserError(
+            f"Expected finite numbers for {path}; received: {value} at {place}. "
+            "Nothing was written; leave it out or mend it."
+        )
+    with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        json.dump(values, file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def _not_finite(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    """Yields where a structure holds a float that is NaN or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _not_finite(part, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, part in enumerate(value):
+            yield from _not_finite(part, f"{place}[{index}]")

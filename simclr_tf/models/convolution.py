@@ -1,0 +1,43 @@
+"""The convolution of the residual networks, quick under mixed precision on any processor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from simclr_tf.compat import register
+from simclr_tf.devices.processor import multiplies_fast
+from simclr_tf.devices.strategy import accelerated
+
+
+@register
+class Conv2D(keras.layers.Conv2D):
+    """Keras's convolution; where the device has no fast one of the layer's type, in float32.
+
+    A processor without instructions for bfloat16 or float16 leaves the gradients of a convolution
+    to TensorFlow's plain loops, at a tenth of float32's speed and less. The values that go in and
+    out keep the layer's type, so that the sums are the more exact ones, as in hardware of that
+    type. Under a float32 policy, and on a GPU or TPU, nothing changes.
+
+    Input: (N, height, width, channels). Output: (N, height', width', filters).
+
+    Example:
+        >>> Conv2D(8, 3, dtype="mixed_bfloat16")(tf.ones([1, 5, 5, 3])).dtype
+        tf.bfloat16
+    """
+
+    # The name is Keras's on purpose: Keras 3 files weights in a `.keras` file under it.
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: Any) -> tf.Tensor:
+        if not _needs_float32(inputs.dtype):
+            return super().convolution_op(inputs, kernel)
+        kernel = tf.cast(tf.convert_to_tensor(kernel), tf.float32)
+        wide = super().convolution_op(tf.cast(inputs, tf.float32), kernel)
+        return tf.cast(wide, inputs.dtype)
+
+
+def _needs_float32(dtype: Any) -> bool:
+    name = tf.as_dtype(dtype).name
+    return name in ("bfloat16", "float16") and not accelerated() and not multiplies_fast(name)

@@ -1,0 +1,430 @@
+"""Encoders by name: what turns images in [0, 1] into one feature vector per image.
+
+`resnet` is the release's; `mlp`, every network of `keras.applications` and the backbones of
+KerasCV are wrapped so that all of them look alike: RGB float images in [0, 1] in, (N, d) out,
+stages under names, frozen stage by stage. `wrap_encoder` does the same for a user's own network.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tensorflow import keras
+
+from simclr_tf.compat import deserialize, register, serialize
+from simclr_tf.errors import UserError
+from simclr_tf.files.load_failures import explain
+from simclr_tf.models.applications import (
+    InputScaling,
+    adaptive_normalizations,
+    application_donor,
+    application_names,
+    build_application,
+    donor_statistics,
+    set_statistics,
+)
+from simclr_tf.models.blocks import BatchNorm
+from simclr_tf.models.endpoints import endpoint_model, find_endpoints, freeze_until, pool, stages
+from simclr_tf.models.keras_cv import build_backbone, find_backbone
+from simclr_tf.models.resnet import ResNet
+
+__all__ = [
+    "Encoder",
+    "InputScaling",
+    "WrappedEncoder",
+    "endpoint_model",
+    "find_endpoints",
+    "freeze_until",
+    "make_encoder",
+    "stages",
+    "wrap_encoder",
+]
+
+_MLP_WIDTHS = (512, 512)
+
+
+@register
+class Encoder(keras.Model):
+    """A network by name as a functional model: images in [0, 1] in, one vector per image out.
+
+    Weights are fresh: `make_encoder` loads published or given ones; a saved model brings its own.
+
+    Args:
+        network: `mlp`, `mlp:WIDTH,WIDTH`, `keras.applications.NAME` or `keras_cv.NAME`.
+        image_size: Side or (height, width) in pixels; None: any size, where the network allows it.
+            Convolutional networks stay open to any size whatever it says.
+        channels: Channels of the images.
+        network_config: Arguments of the KerasCV class; None: looked up by the name.
+        batch_norm_momentum: Decay of the moving statistics (`mlp`; others keep their own).
+        synchronized: Whether batch norm statistics span replicas (`mlp`).
+        name: Name of the model.
+
+    Input: (N, height, width, channels) float images in [0, 1]. Output: (N, d).
+
+    Attributes:
+        endpoint_layers: Endpoint -> name of the layer that computes it: `stem`, `stage1`, ... (the
+            last layer of each spatial resolution that everything passes through), `final_avg_pool`.
+
+    Raises:
+        UserError: Unknown network, or one that does not accept these images.
+
+    Example:
+        >>> Encoder('keras.applications.MobileNetV2', image_size=32).output_shape
+        (None, 1280)
+    """
+
+    def __init__(
+        self,
+        network: str,
+        image_size: int | tuple[int, int] | None = None,
+        channels: int = 3,
+        network_config: dict[str, Any] | None = None,
+        batch_norm_momentum: float = 0.9,
+        synchronized: bool = True,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        sides = _sides(image_size)
+        if channels < 1:
+            raise UserError(f"Expected at least one channel; received: {channels}.")
+        if network.startswith("keras.applications."):
+            inputs, outputs = build_application(network.rsplit(".", 1)[1], sides, channels)
+        elif network.startswith("keras_cv."):
+            family = network[9:]
+            if network_config is None:
+                family, network_config, _, _ = find_backbone(family, sides, channels, None)
+                network = f"keras_cv.{family}"
+            inputs, outputs = build_backbone(family, network_config)
+        elif network == "mlp" or network.startswith("mlp:"):
+            inputs, outputs = _mlp(network, sides, channels, batch_norm_momentum, synchronized)
+        else:
+            raise UserError(
+                "Expected a network called mlp, keras.applications.NAME or keras_cv.NAME; "
+                f"received: {network!r}. make_encoder also takes short names."
+            )
+        default_name = re.sub(r"\W+", "_", network.split(".")[-1]).lower()
+        super().__init__(inputs=inputs, outputs=pool(outputs), name=name or default_name, **kwargs)
+        config = {
+            "network": network,
+            "image_size": list(sides) if sides else None,
+            "channels": channels,
+            "network_config": network_config,
+            "batch_norm_momentum": batch_norm_momentum,
+            "synchronized": synchronized,
+        }
+        # Plain dicts: Keras 2 would wrap, track and save them.
+        object.__setattr__(self, "_init_config", config)
+        object.__setattr__(self, "_endpoint_layers", find_endpoints(self))
+
+    @property
+    def endpoint_layers(self) -> dict[str, str]:
+        return dict(self._endpoint_layers)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**self._init_config, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Encoder:
+        return cls(**config)
+
+
+@register
+class WrappedEncoder(keras.Model):
+    """A user's model or layer with its output pooled to one vector; see `wrap_encoder`."""
+
+    def __init__(
+        self,
+        encoder: Any,
+        input_shape: tuple[int | None, ...] | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if _is_graph(encoder):
+            inputs, x = encoder.inputs[0], encoder.outputs[0]
+        else:
+            shape = input_shape
+            if shape is None and getattr(encoder, "input_shape", None):
+                shape = tuple(encoder.input_shape[1:])
+            if shape is None:
+                raise UserError(
+                    f"Expected an encoder whose input shape is known; received: {encoder.name}, "
+                    "not built. Pass input_shape=(height, width, channels)."
+                )
+            inputs = keras.Input(shape, name="images")
+            x = encoder(inputs)
+        super().__init__(inputs=inputs, outputs=pool(x), name=name or "encoder", **kwargs)
+        config = {"encoder": encoder, "input_shape": input_shape and list(input_shape)}
+        # The encoder's layers are this model's: tracking it again would save them twice.
+        object.__setattr__(self, "_init_config", config)
+        object.__setattr__(self, "_endpoint_layers", find_endpoints(self))
+
+    @property
+    def endpoint_layers(self) -> dict[str, str]:
+        return dict(self._endpoint_layers)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "encoder": serialize(self._init_config["encoder"]),
+            "input_shape": self._init_config["input_shape"],
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> WrappedEncoder:
+        encoder = deserialize(config["encoder"], custom_objects=custom_objects)
+        return cls(**{**config, "encoder": encoder})
+
+
+def make_encoder(
+    name: str = "resnet",
+    *,
+    image_size: int | tuple[int, int] | None,
+    channels: int = 3,
+    weights: str | None = None,
+    resnet_depth: int = 50,
+    width_multiplier: float = 1.0,
+    sk_ratio: float = 0.0,
+    se_ratio: float = 0.0,
+    batch_norm_decay: float = 0.9,
+    global_bn: bool = True,
+) -> keras.Model:
+    """Builds an encoder by name.
+
+    Args:
+        name: `resnet` (the release's), `mlp` or `mlp:512,512`, a network of `keras.applications`
+            with or without that prefix, or `keras_cv.NAME` (a backbone or a preset); letter case
+            does not matter. A KerasCV preset named after its weights loads them.
+        image_size: Side or (height, width) in pixels; None: any. `resnet` has the small-image stem
+            up to 32 pixels.
+        channels: Channels of the images.
+        weights: None (fresh), `imagenet` (published; downloaded by Keras once) or the path of a
+            weights file (of this encoder, or of the application without its top).
+        resnet_depth: Depth of `resnet`.
+        width_multiplier: Width of `resnet`.
+        sk_ratio: Selective kernels of `resnet`.
+        se_ratio: Squeeze-and-excitation of `resnet`.
+        batch_norm_decay: Decay of the moving statistics of `resnet` and `mlp`.
+        global_bn: Whether batch norm of `resnet` and `mlp` spans replicas.
+
+    Returns:
+        A functional model from (N, height, width, channels) float images in [0, 1] to (N, d), with
+        `endpoint_layers`; its last layer is called `final_avg_pool`.
+
+    Raises:
+        UserError: Unknown name; images too small for the network; weights that are not there, do
+            not fit or cannot be downloaded; KerasCV missing.
+
+    Example:
+        >>> make_encoder('MobileNetV2', image_size=96).output_shape
+        (None, 1280)
+    """
+    sides = _sides(image_size)
+    if name.lower() == "resnet":
+        encoder: keras.Model = ResNet(
+            depth=resnet_depth,
+            width_multiplier=width_multiplier,
+            sk_ratio=sk_ratio,
+            se_ratio=se_ratio,
+            cifar_stem=sides is not None and max(sides) <= 32,
+            batch_norm_momentum=batch_norm_decay,
+            synchronized=global_bn,
+            channels=channels,
+        )
+        donor: Callable[[str], Any] | None = None
+    else:
+        network = _full_name(name)
+        network_config = None
+        donor = None
+        if network.startswith("keras.applications."):
+            donor = application_donor(network.rsplit(".", 1)[1], channels)
+        elif network.startswith("keras_cv."):
+            family, network_config, donor, weights = find_backbone(
+                network[9:], sides, channels, weights
+            )
+            network = f"keras_cv.{family}"
+        encoder = Encoder(
+            network,
+            image_size=sides,
+            channels=channels,
+            network_config=network_config,
+            batch_norm_momentum=batch_norm_decay,
+            synchronized=global_bn,
+        )
+    if weights is not None:
+        _load_weights(encoder, name, weights, donor)
+    return encoder
+
+
+def wrap_encoder(
+    model_or_layer: Any, input_shape: tuple[int | None, ...] | None = None
+) -> keras.Model:
+    """Makes a user's model or layer an encoder: one vector per example, endpoints, freezable.
+
+    Args:
+        model_or_layer: Any Keras model or layer with one input and one output. Outputs of rank 3,
+            4 or 5 are averaged over all axes but the first and last. To save and load the result,
+            the class must be registered, as Keras asks for any custom class.
+        input_shape: Shape of one example, (height, width, channels); only needed if not built.
+
+    Returns:
+        A functional model with `endpoint_layers`; an encoder of this module is returned as it is.
+
+    Raises:
+        UserError: Not a layer, several inputs or outputs, or an unknown input shape.
+
+    Example:
+        >>> wrap_encoder(keras.layers.Conv2D(8, 3), input_shape=(16, 20, 1)).output_shape
+        (None, 8)
+    """
+    if not isinstance(model_or_layer, keras.layers.Layer):
+        raise UserError(
+            "Expected a Keras model or layer as encoder; "
+            f"received: {type(model_or_layer).__name__}. For a network by name use make_encoder."
+        )
+    if isinstance(model_or_layer, (Encoder, WrappedEncoder, ResNet)):
+        return model_or_layer
+    counts = [
+        len(getattr(model_or_layer, side, None) or [None]) if _is_model(model_or_layer) else 1
+        for side in ("inputs", "outputs")
+    ]
+    if counts != [1, 1]:
+        raise UserError(
+            "Expected an encoder with one input and one output; "
+            f"received: {counts[0]} inputs and {counts[1]} outputs."
+        )
+    return WrappedEncoder(model_or_layer, input_shape=input_shape)
+
+
+def _sides(image_size: int | Iterable[int] | None) -> tuple[int, int] | None:
+    """Returns (height, width)."""
+    if image_size is None:
+        return None
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise UserError(
+            f"Expected image_size of at least 1, or (height, width); received: {image_size}."
+        )
+    return sides
+
+
+def _full_name(name: str) -> str:
+    """Returns a name as `Encoder` takes it: with its library, in its own letter case."""
+    if re.fullmatch(r"mlp(:\d+(,\d+)*)?", name.lower()):
+        return name.lower()
+    if name.lower().startswith("keras_cv."):
+        return "keras_cv." + name[9:]
+    short = re.sub(r"^(tf\.)?keras\.applications\.", "", name, flags=re.IGNORECASE)
+    by_lower = {known.lower(): known for known in application_names()}
+    if short.lower() in by_lower:
+        return f"keras.applications.{by_lower[short.lower()]}"
+    close = difflib.get_close_matches(short.lower(), ["resnet", "mlp", *by_lower], n=3)
+    nearest = f" Nearest: {', '.join(by_lower.get(word, word) for word in close)}." if close else ""
+    raise UserError(
+        "Expected an encoder called resnet, mlp, mlp:512,512, keras_cv.NAME or one of "
+        f"keras.applications (of this Keras version); received: {name!r}.{nearest}"
+    )
+
+
+def _mlp(
+    network: str,
+    sides: tuple[int, int] | None,
+    channels: int,
+    batch_norm_momentum: float,
+    synchronized: bool,
+) -> tuple[Any, Any]:
+    if sides is None:
+        raise UserError("Expected an image_size for the encoder mlp; received: None. Pass one.")
+    widths = [int(width) for width in network[4:].split(",")] if network[4:] else _MLP_WIDTHS
+    if min(widths) < 1:
+        raise UserError(f"Expected widths of at least 1; received: {network!r}.")
+    inputs = keras.Input((*sides, channels), name="images")
+    x = keras.layers.Flatten(name="stem")(inputs)
+    for index, width in enumerate(widths, 1):
+        x = keras.layers.Dense(width, use_bias=False, name=f"dense{index}")(x)
+        norm = BatchNorm(batch_norm_momentum, synchronized=synchronized, name=f"norm{index}")
+        x = keras.layers.ReLU(name=f"stage{index}")(norm(x))
+    return inputs, x
+
+
+def _load_weights(
+    encoder: keras.Model, name: str, weights: str, donor: Callable[[str], Any] | None
+) -> None:
+    """Fills an encoder from published weights or a file."""
+    if weights == "imagenet":
+        if donor is None:
+            raise UserError(
+                f"Expected weights=None or a file for the encoder {name!r}; received: 'imagenet'. "
+                "It has no weights published by Keras; a network of keras.applications has."
+            )
+        if encoder.input_shape[-1] != 3:
+            raise UserError(
+                "Expected 3 channels for published weights; "
+                f"received: {encoder.input_shape[-1]}. Pass weights=None."
+            )
+        try:
+            _copy(donor("imagenet"), encoder)
+        except Exception as error:  # a download, a file, a network: `explain` tells them apart
+            failure = explain(error)
+            raise UserError(
+                f"Expected the published weights of {name}; received: {failure.reason}. "
+                f"{failure.advice} Or pass the path of a weights file.".replace("  ", " ")
+            ) from error
+        return
+    path = os.path.expanduser(weights)
+    if not os.path.isfile(path):
+        found = "is a folder" if os.path.isdir(path) else "is not there"
+        raise UserError(
+            f"Expected weights to be 'imagenet' or a file; received: {weights!r}, which {found}. "
+            "Correct the path; a checkpoint or an export is named by --checkpoint."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it names one by one is said below, once
+            if path.endswith(".keras"):
+                _copy(keras.models.load_model(path, compile=False), encoder)
+            else:
+                encoder.load_weights(path)
+        return
+    except Exception as error:
+        reason, failure = error, explain(error)
+    # It may be a file of Keras's own network, which names its layers otherwise.
+    if donor is not None and failure.kind in ("shapes", "generation", "format", "unknown"):
+        try:
+            _copy(donor(path), encoder)
+            return
+        except Exception as error:
+            reason, failure = error, explain(error)
+    advice = failure.advice or "Pass the file of this very network, saved without its top."
+    raise UserError(
+        f"Expected a weights file that fits the encoder {name}; received: {weights!r}: "
+        f"{failure.reason}. {advice}"
+    ) from reason
+
+
+def _copy(donor: Any, encoder: keras.Model) -> None:
+    """Copies weights; keeps EfficientNet's normalisation what the donor's graph makes of it."""
+    encoder.set_weights(donor.get_weights())
+    norms = adaptive_normalizations(encoder)
+    if not norms:
+        return
+    mean, variance = donor_statistics(donor)
+    for norm in norms:
+        set_statistics(norm, mean, variance)
+
+
+def _is_model(layer: Any) -> bool:
+    return isinstance(layer, keras.Model)
+
+
+def _is_graph(layer: Any) -> bool:
+    """Whether a layer is a functional or built sequential model that runs as its graph says."""
+    if not _is_model(layer) or not getattr(layer, "inputs", None):
+        return False
+    tensor = keras.Input((1,))
+    plain = (type(keras.Model(tensor, tensor)), keras.Sequential)
+    return any(type(layer).call is kind.call for kind in plain)

@@ -1,0 +1,292 @@
+"""What happens beside the steps of a run: progress, summaries, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from simclr_tf.checkpoints.store import CheckpointStore
+from simclr_tf.compat import loss_scale
+from simclr_tf.files.atomic_file import new_file
+from simclr_tf.files.writers import Writer
+from simclr_tf.training.finite import failure
+
+_ALONE = Writer()
+# float16: an update that overflows is skipped, and the weights stay as they were; a loss that has
+# not recovered after so many steps will not.
+_SKIPPED_STEPS = 10
+
+
+class StepCallback(keras.callbacks.Callback):
+    """A callback that counts steps over the whole run, resumed ones included.
+
+    Args:
+        first_step: Steps that were taken before this `fit`.
+    """
+
+    def __init__(self, first_step: int) -> None:
+        super().__init__()
+        self.step = first_step
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.step += 1
+        self.on_step(self.step, logs or {})
+
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        """Called after each step with its number and the metrics since the last summary."""
+
+
+def _scalar(value: Any) -> float:
+    return float(np.mean(np.asarray(value)))
+
+
+class Progress(StepCallback):
+    """A progress bar with loss, accuracy, images per second and the time left.
+
+    Args:
+        first_step: Steps that were taken before.
+        train_steps: Steps of the whole run.
+        batch_size: Images per step.
+        writer: Who shows it; several workers show one bar.
+    """
+
+    def __init__(
+        self, first_step: int, train_steps: int, batch_size: int, writer: Writer = _ALONE
+    ) -> None:
+        super().__init__(first_step)
+        self._train_steps, self._batch_size, self._writer = train_steps, batch_size, writer
+        self._bar: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        from tqdm import tqdm
+
+        interactive = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=self._train_steps * self._batch_size,
+            initial=self.step * self._batch_size,
+            unit=" images",
+            unit_scale=True,
+            dynamic_ncols=interactive,
+            mininterval=0.5 if interactive else 15,  # a log file gets a line now and then
+            desc="Training",
+            disable=not self._writer.is_chief,
+        )
+
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        shown = {
+            short: f"{_scalar(logs[name]):.3f}"
+            for name, short in (
+                ("contrast_loss", "loss"),
+                ("contrast_acc", "contrast_acc"),
+                ("supervised_acc", "supervised_acc"),
+            )
+            if name in logs
+        }
+        if "loss" not in shown and "total_loss" in logs:
+            shown["loss"] = f"{_scalar(logs['total_loss']):.3f}"
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(self._batch_size)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the bar as it is, on a line of its own: also after an error or interruption."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class StopOnNotFinite(StepCallback):
+    """Ends `fit` at the first step whose loss is NaN or infinite.
+
+    The progress bar reads the losses of every step anyway: this waits for nothing more. A model
+    with a loss scale (float16) leaves out the updates that overflow, so that there a loss must stay
+    non-finite over 10 steps, or up to the end; gradients that overflow beside a finite loss are no
+    failure.
+
+    Args:
+        first_step: Steps that were taken before.
+        train_steps: Steps of the whole run.
+        last_checkpoint: Returns the newest checkpoint's prefix, or None.
+
+    Raises:
+        NotFiniteError: In `fit`; it says step, learning rate, checkpoint and what to try.
+    """
+
+    def __init__(
+        self, first_step: int, train_steps: int, last_checkpoint: Callable[[], str | None]
+    ) -> None:
+        super().__init__(first_step)
+        self._train_steps, self._last_checkpoint = train_steps, last_checkpoint
+        self._in_a_row = 0
+
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        if "loss" not in logs:
+            return
+        loss = float(np.mean(np.asarray(logs["loss"])))
+        if math.isfinite(loss):
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        may_recover = self._in_a_row < _SKIPPED_STEPS and step < self._train_steps
+        if may_recover and loss_scale(self.model.optimizer) is not None:
+            # Else the mean since the last summary would hide that the next step is well.
+            for metric in self.model.metrics:
+                metric.reset_state()
+            return
+        rate = float(np.mean(np.asarray(logs.get("learning_rate", math.nan))))
+        raise failure(f"the loss is {loss:g}", step, rate, self._last_checkpoint())
+
+
+class SkippedSteps(StepCallback):
+    """Counts the updates that a loss scale (float16) left out since their gradients overflowed.
+
+    The scale falls at each of them. A few at the start find the right scale and are no fault.
+
+    Args:
+        first_step: Steps that were taken before.
+    """
+
+    def __init__(self, first_step: int) -> None:
+        super().__init__(first_step)
+        self._scale: float | None = None
+        self._taken = self._skipped = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._scale = loss_scale(self.model.optimizer)
+
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        if self._scale is None:
+            return
+        scale = loss_scale(self.model.optimizer)
+        assert scale is not None
+        self._taken += 1
+        # 1 is the lowest: there it stands still.
+        self._skipped += scale < self._scale or scale < 1.5
+        self._scale = scale
+
+    def line(self) -> str | None:
+        """Returns what a user should know; None where at least half of the updates were applied."""
+        if 2 * self._skipped <= self._taken:
+            return None
+        return (
+            f"Warning: {self._skipped} of {self._taken} steps moved no weight: their gradients "
+            "overflowed float16. Take --mixed_precision=none or bfloat16, or a higher "
+            "--temperature."
+        )
+
+
+class Summaries(StepCallback):
+    """TensorBoard scalars, a picture of the views, and `metrics.csv`, every so many steps.
+
+    Each value is the mean over the steps since the last summary; tags are the release's
+    (`train/contrast_loss`, ..., `learning_rate`). What is not finite stays out (a cell is empty).
+
+    Args:
+        first_step: Steps that were taken before.
+        folder: Where to write.
+        is_due: Whether a summary is written after a step.
+        picture: Returns a uint8 picture (h, w, 3) of the views of a step, or None.
+        writer: Who writes.
+    """
+
+    def __init__(
+        self,
+        first_step: int,
+        folder: str,
+        is_due: Callable[[int], bool],
+        picture: Callable[[int], np.ndarray | None] | None = None,
+        writer: Writer = _ALONE,
+    ) -> None:
+        super().__init__(first_step)
+        self._folder, self._is_due, self._picture = folder, is_due, picture
+        self._is_chief = writer.is_chief
+        if not self._is_chief:
+            self._writer = tf.summary.create_noop_writer()
+            return
+        self._writer = tf.summary.create_file_writer(folder)
+        # What an interrupted run wrote after its last checkpoint comes again.
+        trim_csv(os.path.join(folder, "metrics.csv"), first_step)
+
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        if not self._is_due(step):
+            return
+        if self._is_chief:
+            self._write(step, logs)
+        for metric in self.model.metrics:  # on every worker: its means are those of all
+            metric.reset_state()
+
+    def _write(self, step: int, logs: dict[str, Any]) -> None:
+        values = {name: _scalar(value) for name, value in logs.items() if name != "loss"}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        cells = {**dict.fromkeys(values, ""), **finite}
+        append_csv(os.path.join(self._folder, "metrics.csv"), {"step": step, **cells})
+        with self._writer.as_default():
+            for name, value in finite.items():
+                tag = name if name == "learning_rate" else f"train/{name}"
+                tf.summary.scalar(tag, value, step)
+            picture = self._picture(step) if self._picture is not None else None
+            if picture is not None:
+                tf.summary.image("views", picture[np.newaxis], step)
+        self._writer.flush()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._writer.close()
+
+
+class Checkpoints(StepCallback):
+    """Writes a checkpoint when one is due.
+
+    Args:
+        first_step: Steps that were taken before.
+        store: Where to write.
+        is_due: Whether a checkpoint is written after a step.
+    """
+
+    def __init__(
+        self, first_step: int, store: CheckpointStore, is_due: Callable[[int], bool]
+    ) -> None:
+        super().__init__(first_step)
+        self._store, self._is_due = store, is_due
+
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        if self._is_due(step):
+            self._store.save(step)
+
+
+def trim_csv(path: str, last_step: int) -> None:
+    """Drops the rows of a CSV file whose `step` is above `last_step`; no file is no error."""
+    if not os.path.exists(path):
+        return
+    with open(path, newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if "step" not in header:  # another program's file
+        return
+    place = header.index("step")
+    kept = [r for r in rows if len(r) > place and r[place].isdigit() and int(r[place]) <= last_step]
+    if len(kept) == len(rows):
+        return
+    with new_file(path) as partial, open(partial, "w", newline="") as file:
+        csv.writer(file).writerows([header, *kept])
+
+
+def append_csv(path: str, row: dict[str, Any]) -> None:
+    """Adds a row to a CSV file, under the columns that its first row set."""
+    exists = os.path.exists(path)
+    columns = list(row)
+    if exists:
+        with open(path, newline="") as file:
+            columns = next(csv.reader(file), columns)
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        if not exists:
+            writer.writeheader()
+        writer.writerow(row)

@@ -1,0 +1,67 @@
+"""The last lines of a pretraining run: its features beside untrained ones and raw pixels."""
+
+from __future__ import annotations
+
+from tensorflow import keras
+
+from simclr_tf.config import Config
+from simclr_tf.datasets import ImageSource
+from simclr_tf.datasets.pipeline import evaluation_dataset
+from simclr_tf.devices.memory import machine_memory
+from simclr_tf.evaluation import probes
+from simclr_tf.runs import building
+
+# Time: the comparison is quick up to about this many images. --eval_baselines=always goes on.
+QUICK_IMAGES = 10_000
+# Memory: what features, pixels and scikit-learn's copies of them may take.
+MOST_BYTES = 2 * 2**30
+_SHARE_OF_MEMORY = 0.25
+
+
+def is_wanted(config: Config, train_source: ImageSource) -> bool:
+    """Returns whether a run ends with the comparison."""
+    possible = config.mode == "train_then_eval" and config.train_mode == "pretrain"
+    small = (train_source.num_examples or 0) <= QUICK_IMAGES
+    chosen = config.eval_baselines
+    return possible and (chosen == "always" or (chosen == "auto" and small))
+
+
+def compare(
+    config: Config,
+    encoder: keras.Model,
+    sources: tuple[ImageSource, ImageSource],
+    accuracy: float,
+) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """Compares a trained encoder with its untrained self and with raw pixels.
+
+    Args:
+        config: The run's settings.
+        encoder: The trained encoder.
+        sources: Of training and of evaluation.
+        accuracy: The online linear head's.
+
+    Returns:
+        Lines to print, and what `probes.compare_encoders` returns (empty where the comparison is
+        not possible).
+    """
+    keras.utils.set_random_seed(config.seed)  # as before the first step, also after resuming
+    untrained = building.make_encoder(config)
+    encoders = {"raw pixels": None, "same encoder, untrained": untrained, "this run": encoder}
+    train, test = (
+        evaluation_dataset(s, batch_size=config.eval_batch_size, image_size=config.image_size)
+        for s in sources
+    )
+    lines: list[str] = []
+    try:
+        compared = probes.compare_encoders(
+            encoders, train, test, seed=config.seed, max_bytes=byte_limit(), notes=lines
+        )
+    except ValueError as error:  # one class only, or not a number among the features
+        return [*lines, f"No comparison with raw pixels: {' '.join(str(error).split())}"], {}
+    return [*lines, probes.comparison_table(compared, "this run", accuracy)], compared
+
+
+def byte_limit() -> int:
+    """Returns how many bytes the comparison may hold on this machine."""
+    have = machine_memory()
+    return MOST_BYTES if have is None else min(MOST_BYTES, int(_SHARE_OF_MEMORY * have))

@@ -1,0 +1,143 @@
+"""A run's folder: which settings it belongs to, and the results that it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from simclr_tf.config import Config, differences, unsaid
+from simclr_tf.errors import UserError
+from simclr_tf.files.json_files import write_json
+
+FLAGS_FILE, RESULT_FILE = "flags.json", "result.json"
+
+
+def read_settings(model_dir: str) -> dict[str, Any] | None:
+    """Returns the settings of the run that a folder holds; None if it holds none.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = os.path.join(model_dir, FLAGS_FILE)
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Expected the settings of a run in {path}; it can't be read ({error}). "
+            "Mend the file or choose another --model_dir."
+        ) from error
+    if not isinstance(settings, dict):
+        raise UserError(
+            f"Expected the settings of a run in {path}; received: {type(settings).__name__}. "
+            "Mend the file or choose another --model_dir."
+        )
+    return settings
+
+
+def open_folder(config: Config) -> list[str]:
+    """Makes sure that `model_dir` can be written and belongs to this run.
+
+    Args:
+        config: The settings of the run that is about to start.
+
+    Returns:
+        Lines that announce settings which have changed and may.
+
+    Raises:
+        UserError: The folder can't be written, or holds a run of other settings.
+    """
+    folder = config.model_dir
+    assert folder is not None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        probe = os.path.join(folder, f".writable-{os.getpid()}")
+        with open(probe, "w"):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise UserError(
+            f"Expected a model_dir that can be written; received: {folder} ({error.strerror}). "
+            "Pass another --model_dir."
+        ) from error
+    earlier = read_settings(folder)
+    if earlier is None:
+        return []
+    identity, changed = differences(earlier, config)
+    if identity:
+        listed = ", ".join(
+            f"{name} ({old} there, {new} now)" for name, (old, new) in identity.items()
+        )
+        raise UserError(
+            f"Expected a model_dir of the same run; {folder} differs in {listed}. "
+            "Use those settings, or pass another --model_dir."
+        )
+    return [
+        f"Changed since this run began: {name} from {old} to {new}."
+        for name, (old, new) in changed.items()
+    ]
+
+
+def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's settings with what an earlier version did without saying it."""
+    return {**unsaid(settings), **settings}
+
+
+def as_begun(config: Config) -> tuple[Config, list[str]]:
+    """Returns the settings with which the run in `model_dir` goes on as it began.
+
+    A run from before a setting existed did something that may not be the default of today. It
+    keeps to that, unless another value is asked for, which `open_folder` then refuses.
+
+    Args:
+        config: The settings of the run that is about to start.
+
+    Returns:
+        The settings, and lines that say what was taken from the run's beginning.
+    """
+    earlier = read_settings(str(config.model_dir))
+    if earlier is None:
+        return config, []
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    taken = {
+        name: value
+        for name, value in unsaid(earlier).items()
+        if getattr(config, name) == defaults[name]
+    }
+    lines = [
+        f"This run began before --{name} existed: it goes on as it began, with --{name}={value}."
+        for name, value in taken.items()
+    ]
+    return dataclasses.replace(config, **taken), lines
+
+
+def write_settings(config: Config) -> None:
+    """Writes `flags.json`. What an earlier version's run never said stays unsaid there."""
+    path = os.path.join(str(config.model_dir), FLAGS_FILE)
+    earlier = read_settings(str(config.model_dir))
+    hidden = {} if earlier is None else unsaid(earlier)
+    write_json(path, {n: value for n, value in config.to_dict().items() if n not in hidden})
+
+
+def write_results(model_dir: str, results: Mapping[str, float], step: int) -> None:
+    """Writes `result.json` and `result_STEP.json`, under the release's names."""
+    values = {**results, "global_step": float(step)}
+    write_json(os.path.join(model_dir, RESULT_FILE), values)
+    write_json(os.path.join(model_dir, f"result_{step}.json"), values)
+
+
+def prune_exports(folder: str, keep: int) -> None:
+    """Deletes all but the newest `keep` numbered exports; 0 keeps all."""
+    steps = sorted(
+        int(name)
+        for name in os.listdir(folder)
+        if name.isdigit() and os.path.exists(os.path.join(folder, name, "saved_model.pb"))
+    )
+    for step in steps[:-keep] if keep > 0 else []:
+        shutil.rmtree(os.path.join(folder, str(step)))

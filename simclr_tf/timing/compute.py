@@ -1,0 +1,265 @@
+"""What `python -m simclr_tf.benchmark` measures. Two sides are timed in turn, in one process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from simclr_tf.augment.layer import SimCLRAugment, host_views
+from simclr_tf.compat import KERAS_3, build_optimizer
+from simclr_tf.devices import precision
+from simclr_tf.devices.process_state import isolated
+from simclr_tf.devices.processor import describe_cpu
+from simclr_tf.losses.nt_xent import nt_xent
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.resnet import ResNet
+from simclr_tf.optim.lars import LARS
+from simclr_tf.timing.baseline_step import DIMENSIONS, make_baseline_step
+from simclr_tf.training.simclr import SimCLR
+
+NUM_CLASSES = 10
+BATCHES = 8  # enough that starting a pipeline does not count
+# As the release's users prepare ImageNet: sources larger than the views by 10/7.
+_SOURCE = 10 / 7
+
+
+def in_turn(sides: dict[str, Callable[[], Any]], seconds: float) -> dict[str, np.ndarray]:
+    """Times several functions A B C A B C ..., so that a machine's changes of speed meet all.
+
+    Args:
+        sides: Name -> function; what it returns is waited for.
+        seconds: About how long each function is timed in all; at least three rounds are.
+
+    Returns:
+        Name -> quartiles of the seconds of one call, after one call that is not counted.
+    """
+    for function in sides.values():
+        wait_for(function())
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    while min(len(t) for t in times.values()) < 3 or sum(map(sum, times.values())) < seconds * len(
+        sides
+    ):
+        for name, function in sides.items():
+            start = time.perf_counter()
+            wait_for(function())
+            times[name].append(time.perf_counter() - start)
+    return {name: np.quantile(t, [0.25, 0.5, 0.75]) for name, t in times.items()}
+
+
+def wait_for(result: Any) -> None:
+    """Returns once all tensors of a structure are there."""
+    for tensor in tf.nest.flatten(result):
+        if tf.is_tensor(tensor):
+            # One number: copying a batch of views off the device is not what is timed.
+            np.asarray(tf.reshape(tensor, [-1])[:1])
+
+
+def augmentation(image_size: int, batch_size: int, seconds: float) -> list[str]:
+    """Pairs of views a second: per image in `tf.data`, and in the forms of `SimCLRAugment`.
+
+    Images are in memory: nothing is decoded.
+
+    Args:
+        image_size: Side of the views; sources have that side up to 32 pixels, 10/7 of it above.
+        batch_size: Images a batch.
+        seconds: About how long each form is timed.
+
+    Returns:
+        Lines to print.
+    """
+    source = image_size if image_size <= 32 else round(image_size * _SOURCE)
+    shape = (batch_size, source, source, 3)
+    images = tf.constant(np.random.RandomState(0).randint(0, 256, shape).astype("uint8"))
+    calls = iter(range(10**9))
+
+    def batched(augment: SimCLRAugment, jit_compile: bool = False) -> Callable[[], tf.Tensor]:
+        function = tf.function(
+            lambda seed: augment(tf.concat([images, images], 0), seed=seed), jit_compile=jit_compile
+        )
+        return lambda: function(tf.constant([0, next(calls)]))
+
+    def per_image(image: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        seed = tf.stack([tf.constant(0, tf.int64), number])
+        return host_views(image, seed, image_size=image_size)
+
+    data = tf.data.Dataset.from_tensor_slices(images).cache().repeat()
+    data = tf.data.Dataset.zip((data, tf.data.Dataset.range(2**62)))
+    data = data.map(per_image, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+
+    def in_tf_data() -> tf.Tensor:
+        # From start to end: a pipeline that goes on while others are timed would look fast.
+        return [views for views, _ in data.take(BATCHES)][-1]
+
+    times = in_turn(
+        {
+            "per image in tf.data": in_tf_data,
+            "batched": batched(SimCLRAugment(image_size, jit_compile=False)),
+            "batched, XLA": batched(SimCLRAugment(image_size), jit_compile=True),
+            "for processors": batched(SimCLRAugment(image_size, jit_compile=True)),
+        },
+        seconds,
+    )
+    times["per image in tf.data"] /= BATCHES
+    title = f"two views of {image_size} pixels from {source}, batches of {batch_size}"
+    return table(title, times, batch_size, "pairs/s")
+
+
+def loss(images: int, seconds: float) -> list[str]:
+    """NT-Xent with its gradient: all similarities at once against blocks.
+
+    Args:
+        images: N; the loss compares 2N embeddings of 128 dimensions.
+        seconds: About how long each form is timed.
+
+    Returns:
+        Lines to print; memory is what similarities and their gradient take at once, by count.
+    """
+    hidden = tf.constant(np.random.RandomState(0).randn(2 * images, DIMENSIONS).astype("float32"))
+
+    def side(block_size: int) -> Callable[[], tf.Tensor]:
+        @tf.function
+        def step(x: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = nt_xent(x, block_size=block_size).loss
+            return tape.gradient(value, x)
+
+        return lambda: step(hidden)
+
+    block = max(1, min(images, 2**20 // images))
+    times = in_turn({"all at once": side(0), f"blocks of {block}": side(block)}, seconds)
+    title = f"NT-Xent of {2 * images} embeddings of {DIMENSIONS} dimensions, with gradient"
+    return table(title, times, images, "images/s")
+
+
+def training_step(
+    image_size: int,
+    batch_size: int,
+    seconds: float,
+    width_multiplier: float = 1.0,
+    mixed_precision: str = "none",
+    jit_compile: bool = False,
+) -> list[str]:
+    """Images a second of a whole training step, views made already, beside a lean Keras step.
+
+    Both sides train the same network; see `simclr_tf.timing.baseline_step`. The baseline is always
+    float32; with mixed precision our own step is timed in float32 too.
+
+    Args:
+        image_size: Side of the images in pixels.
+        batch_size: Images a step; the network sees twice as many views.
+        seconds: About how long each side is timed.
+        width_multiplier: Of the ResNet-18 with the stem for small images.
+        mixed_precision: `none`, `bfloat16`, `float16` or `auto`, for our step.
+        jit_compile: Whether our step is compiled by XLA.
+
+    Returns:
+        Lines to print, with the share of this machine's measured matmul peak.
+    """
+    random = np.random.RandomState(0)
+    shape = (batch_size, image_size, image_size, 3)
+    pair = tuple(tf.constant(random.rand(*shape).astype("float32")) for _ in range(2))
+    labels = tf.constant(random.randint(0, NUM_CLASSES, batch_size))
+    views = tf.concat(pair, 0)
+    lines = [f"{describe_cpu()}; TensorFlow {tf.__version__}"]
+    if mixed_precision == "auto":
+        mixed_precision, reason = precision.choose()
+        lines.append(f"--mixed_precision=auto: {mixed_precision} ({reason})")
+
+    sides: dict[str, Callable[[], Any]] = {}
+    counts: dict[str, int] = {}
+    # Keras 3's own batch norm is not fused; the second row says how much of our ratio that is.
+    for fused in (False, True) if KERAS_3 else (False,):
+        step, network = make_baseline_step(width_multiplier, image_size, NUM_CLASSES, fused)
+        name = "lean Keras, float32" + (", fused batch norm" if fused else "")
+        sides[name] = partial(step, views, labels)
+        counts[name] = parameter_count(network)
+    suffix = ", XLA" if jit_compile else ""
+    model = None
+    for each in dict.fromkeys(("none", mixed_precision)):
+        model = make_simclr(width_multiplier, image_size, each)
+        name = f"simclr_tf, {precision.policy_name(each)}{suffix}"
+        sides[name] = tf.function(
+            partial(model.train_step, (pair, labels)), jit_compile=jit_compile
+        )
+        counts[name] = parameter_count(model)
+    times = in_turn(sides, seconds)
+
+    title = f"training step, ResNet-18, {image_size} pixels, {batch_size} images"
+    lines += table(title, times, batch_size, "images/s")
+    listed = "; ".join(f"{side} {count:,}" for side, count in counts.items())
+    lines.append(f"trainable parameters: {listed}")
+    if mixed_precision != "none":
+        in_float32 = times[f"simclr_tf, float32{suffix}"][1]
+        lines.append(
+            f"simclr_tf in {mixed_precision} at {in_float32 / times[name][1]:.2f} times the speed "
+            "of simclr_tf in float32 (the baseline is float32)"
+        )
+    assert model is not None
+    work = 3 * 2 * batch_size * _forward_flops(model.encoder, image_size)
+    peak = _matmul_peak(seconds / 2)
+    share = work / times[name][1] / peak
+    lines.append(f"convolutions at {share:.0%} of the measured matmul peak, {peak / 1e9:.0f} GF/s")
+    return lines
+
+
+def make_simclr(width_multiplier: float, image_size: int, mixed_precision: str = "none") -> SimCLR:
+    """Returns our side of `training_step`, compiled, in a type of its own."""
+    with isolated(precision.policy_name(mixed_precision)):
+        model = SimCLR(
+            ResNet(18, width_multiplier, cifar_stem=image_size <= 32),
+            ProjectionHead(out_dim=DIMENSIONS),
+            num_classes=NUM_CLASSES,
+        )
+        optimizer = LARS(0.1, weight_decay=1e-6)
+        if mixed_precision == "float16":
+            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+        model.compile(optimizer=optimizer)
+        build_optimizer(model.optimizer, model.trainable_variables)
+    return model
+
+
+def parameter_count(model: keras.Model) -> int:
+    """Returns how many numbers a step trains."""
+    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+
+
+def table(title: str, times: dict[str, np.ndarray], count: int, unit: str) -> list[str]:
+    """One line a side: medians, in brackets the middle half; ratios are to the first side."""
+    first = next(iter(times.values()))[1]
+    width = max(len(name) for name in times)
+    lines = [title]
+    for name, (low, median, high) in times.items():
+        lines.append(
+            f"  {name:{width}}  {count / median:10.1f} {unit}  {median * 1e3:9.1f} ms "
+            f"[{low * 1e3:.1f}, {high * 1e3:.1f}]  ratio {first / median:.2f}"
+        )
+    return lines
+
+
+def _forward_flops(encoder: keras.Model, image_size: int) -> float:
+    """Returns the floating-point operations of an encoder's convolutions for one image."""
+    sizes = keras.Model(
+        encoder.input,
+        [layer.output for layer in encoder.layers if isinstance(layer, keras.layers.Conv2D)],
+    )(tf.zeros([1, image_size, image_size, 3]))
+    kernels = [x.kernel for x in encoder.layers if isinstance(x, keras.layers.Conv2D)]
+    return float(
+        sum(
+            2 * np.prod(kernel.shape) * output.shape[1] * output.shape[2]
+            for kernel, output in zip(kernels, sizes, strict=True)
+        )
+    )
+
+
+def _matmul_peak(seconds: float, side: int = 2048) -> float:
+    """Returns float32 operations a second of a large matrix product."""
+    matrix = tf.ones([side, side])
+    product = tf.function(lambda: tf.matmul(matrix, matrix))
+    return 2 * side**3 / in_turn({"matmul": product}, seconds)["matmul"][1]

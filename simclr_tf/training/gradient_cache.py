@@ -1,0 +1,253 @@
+"""Large batches in small memory: the gradient of the whole batch, one micro-batch at a time.
+
+1. Embed the batch in micro-batches and keep the embeddings alone, no activations.
+2. Take the loss on all embeddings, of all replicas, and its gradient with respect to them.
+3. Embed each micro-batch again, now with a tape, and pull its embeddings' gradient through it.
+
+The sum of step 3 is the gradient of the whole batch: exactly, where an image's embedding does not
+depend on the images beside it. Batch norm sees the statistics of a micro-batch on its replica.
+What an encoder draws at random while training (dropout) is the same in both passes under Keras 3,
+whose layers keep the state that they draw from among their variables; under Keras 2 it is not.
+`SimCLR` takes the encoder's features for embeddings: heads and loss see the whole batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+from tensorflow import keras
+
+from simclr_tf.augment.layer import SimCLRAugment
+from simclr_tf.compat import KERAS_3
+from simclr_tf.errors import UserError
+from simclr_tf.images.pixel_values import to_float
+from simclr_tf.models.blocks import local_batch_statistics
+
+Embed = Callable[[tf.Tensor], tf.Tensor]
+
+
+class MicroBatches:
+    """A replica's batch, cut into micro-batches whose views are the same each time they are made.
+
+    The random parameters of the views are drawn once, for the whole batch; only a micro-batch's
+    views exist at a time. An augmentation that cannot be split into drawing and applying makes the
+    views of the whole batch once, and they are kept.
+
+    Args:
+        parts: Tensors, or nested structures of them, with N rows each; or with 2N, the first views'
+            before the second views'.
+        make_views: From the rows of one micro-batch, as `parts` has them, to (2m, h, w, c): m first
+            views, then m second views.
+        doubled: Whether a part has 2N rows, for each of `parts`.
+        images: N; a tensor where it is not known before the step.
+        size: m, images in a micro-batch.
+
+    Raises:
+        UserError: m does not divide N.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Any],
+        make_views: Callable[..., tf.Tensor],
+        doubled: Sequence[bool],
+        images: int | tf.Tensor,
+        size: int,
+    ) -> None:
+        if isinstance(images, int):
+            check_micro_batch_size(images, size)
+            self.count: Any = images // size
+        else:
+            fits = tf.debugging.Assert(
+                tf.equal(images % size, 0),
+                [
+                    f"Expected batches that micro_batch_size={size} divides; received images:",
+                    images,
+                    "Pass drop_remainder=True where the data set is batched.",
+                ],
+            )
+            with tf.control_dependencies([fits]):
+                self.count = images // size
+        self.size = size
+        self._make_views = make_views
+        self._parts = [
+            tf.nest.map_structure(self.split_pairs if twice else self._split, part)
+            for part, twice in zip(parts, doubled, strict=True)
+        ]
+
+    def views(self, index: tf.Tensor) -> tf.Tensor:
+        """Returns the views of one micro-batch, (2m, h, w, c)."""
+        # A slice: a GPU has no gather of bytes, and would send the whole batch to the host.
+        return self._make_views(
+            *(tf.nest.map_structure(lambda x: x[index], part) for part in self._parts)
+        )
+
+    def _split(self, rows: tf.Tensor) -> tf.Tensor:
+        """(N, ...) to (count, m, ...)."""
+        return tf.reshape(rows, [self.count, self.size, *_rest(rows)])
+
+    def split_pairs(self, rows: tf.Tensor) -> tf.Tensor:
+        """(2N, ...), first views before second, to (count, 2m, ...): both views of an image."""
+        pairs = tf.reshape(rows, [2, self.count, self.size, *_rest(rows)])
+        return tf.reshape(_swap(pairs), [self.count, 2 * self.size, *_rest(rows)])
+
+    def join_embeddings(self, blocks: tf.Tensor) -> tf.Tensor:
+        """(count, 2m, d) to (2N, d): the way back."""
+        width = blocks.shape[-1]
+        pairs = tf.reshape(blocks, [self.count, 2, self.size, width])
+        return tf.reshape(_swap(pairs), [2 * self.count * self.size, width])
+
+
+def cut(inputs: Any, view_maker: Any, seed: tf.Tensor, size: int) -> MicroBatches:
+    """Cuts a replica's images into micro-batches.
+
+    Args:
+        inputs: Images as `SimCLR` takes them, or the tuple (view1, view2).
+        view_maker: The model's `ViewMaker`; None for views that are made already.
+        seed: int32, shape (2,).
+        size: m, images in a micro-batch.
+
+    Raises:
+        UserError: m does not divide the number of images.
+    """
+    if isinstance(inputs, (tuple, list)):
+        views = tf.concat(inputs, 0)
+        return MicroBatches([views], to_float, [True], _half(views), size)
+    augment = view_maker.augment
+    # A subclass with a `call` of its own does more than draw and apply.
+    if isinstance(augment, SimCLRAugment) and type(augment).call is SimCLRAugment.call:
+        images, params = augment.draw_for(inputs, seed, copies=2)
+
+        def make_views(part: tf.Tensor, own: dict[str, tf.Tensor]) -> tf.Tensor:
+            return augment.apply(tf.concat([part, part], 0), own)
+
+        count = tf.shape(images)[0] if images.shape[0] is None else images.shape[0]
+        return MicroBatches([images, params], make_views, [False, True], count, size)
+    views = view_maker(inputs, seed, copies=2)
+    return MicroBatches([views], lambda part: part, [True], _half(views), size)
+
+
+def _half(views: tf.Tensor) -> int | tf.Tensor:
+    return (tf.shape(views)[0] if views.shape[0] is None else views.shape[0]) // 2
+
+
+def check_micro_batch_size(images: int, size: int) -> None:
+    """Raises a `UserError` unless `size` divides a replica's `images`."""
+    if images % size:
+        fitting = max(d for d in range(1, size + 1) if images % d == 0)
+        raise UserError(
+            f"Expected micro_batch_size to divide the {images} images of a replica; received: "
+            f"{size}. Pass {fitting}."
+        )
+
+
+def warn_of_random_layers(encoder: keras.Model) -> None:
+    """Warns where an encoder's two passes differ: Keras 2 draws dropout anew in the second."""
+    if KERAS_3:
+        return
+    drawing = [x.name for x in encoder._flatten_layers() if hasattr(x, "_random_generator")]
+    if drawing:
+        logging.warning(
+            "Gradient caching runs the encoder twice, and under Keras 2 its %d random layers (as "
+            "%s) draw anew each time: the gradient is approximate. Use TensorFlow >= 2.16, or an "
+            "encoder without dropout.",
+            len(drawing),
+            drawing[0],
+        )
+
+
+def embed_all(micro_batches: MicroBatches, embed: Embed, width: int) -> tf.Tensor:
+    """Embeds a batch without keeping activations.
+
+    Args:
+        micro_batches: The batch.
+        embed: From views (2m, h, w, c) to float32 (2m, width).
+        width: Size of an embedding.
+
+    Returns:
+        (2N, width), first views before second views.
+    """
+    shape = [2 * micro_batches.size, width]
+    array = tf.TensorArray(tf.float32, micro_batches.count, element_shape=shape)
+
+    def body(index: tf.Tensor, written: tf.TensorArray) -> list[Any]:
+        return [index + 1, written.write(index, embed(micro_batches.views(index)))]
+
+    with local_batch_statistics():
+        _, array = _loop(micro_batches, body, [array])
+    return micro_batches.join_embeddings(array.stack())
+
+
+def pull_back(
+    micro_batches: MicroBatches,
+    embed: Embed,
+    gradient: tf.Tensor,
+    variables: Sequence[Any],
+) -> list[tf.Tensor]:
+    """Returns the gradient that a gradient of all embeddings gives the variables.
+
+    Args:
+        micro_batches: The batch.
+        embed: As for `embed_all`.
+        gradient: (2N, d), of the loss with respect to the embeddings.
+        variables: Variables to differentiate by.
+
+    Returns:
+        A float32 sum over micro-batches for each variable; zero where `embed` does not use it.
+
+    Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+    Setup" (arXiv 2101.06983), section 3.2.
+    """
+    shares = micro_batches.split_pairs(gradient)
+
+    def body(index: tf.Tensor, *sums: tf.Tensor) -> list[Any]:
+        views = micro_batches.views(index)
+        with tf.GradientTape() as tape:
+            embedding = embed(views)
+        found = tape.gradient(
+            embedding,
+            variables,
+            output_gradients=tf.gather(shares, index),
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        dense = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in found]
+        return [index + 1, *(total + g for total, g in zip(sums, dense, strict=True))]
+
+    zeros = [tf.zeros(variable.shape, tf.float32) for variable in variables]
+    with local_batch_statistics():
+        _, *sums = _loop(micro_batches, body, zeros)
+    return sums
+
+
+@contextlib.contextmanager
+def restored(variables: Sequence[Any]) -> Iterator[None]:
+    """Gives variables their values back at the end: what two passes move must move once."""
+    before = [tf.identity(tf.convert_to_tensor(variable)) for variable in variables]
+    yield
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+
+
+def _loop(micro_batches: MicroBatches, body: Any, state: Sequence[Any]) -> Any:
+    """One micro-batch after another: two at a time would need twice the memory."""
+    return tf.while_loop(
+        lambda index, *_: index < micro_batches.count,
+        body,
+        [tf.constant(0), *state],
+        parallel_iterations=1,
+    )
+
+
+def _rest(rows: tf.Tensor) -> list[Any]:
+    """Returns the shape below the first axis, static where it is known."""
+    dynamic = tf.shape(rows)
+    return [dynamic[i] if n is None else n for i, n in enumerate(rows.shape) if i > 0]
+
+
+def _swap(pairs: tf.Tensor) -> tf.Tensor:
+    """Exchanges the first two axes."""
+    return tf.transpose(pairs, [1, 0, *range(2, pairs.shape.rank)])

@@ -1,0 +1,73 @@
+"""How a step asks an augmentation for views: with its own seed, in the form that it takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+from tensorflow import keras
+
+from simclr_tf.augment import draws
+from simclr_tf.compat import (
+    converted,
+    serialize,
+)
+from simclr_tf.images.pixel_values import to_float as as_float
+
+Images = Any  # a tensor, or {"image": ..., "size": ...} from `simclr_tf.datasets.pipeline`
+
+
+def step_seed(seed: int, step: Any) -> tf.Tensor:
+    """Returns the int32 seed of shape (2,) that belongs to one step and one replica.
+
+    The same on every kind of device, in a plain graph and under XLA.
+    """
+    # cast: Keras 3 counts steps in int32, Keras 2 in int64
+    pair = tf.stack([tf.constant(seed, tf.int32), tf.cast(tf.convert_to_tensor(step), tf.int32)])
+    context = tf.distribute.get_replica_context()
+    replica = 0 if context is None else context.replica_id_in_sync_group
+    return draws.fold_in(pair, replica)
+
+
+class ViewMaker:
+    """Calls any augmentation, passing `seed` and `training` where its signature takes them.
+
+    Args:
+        augment: A callable or Keras layer from a batch of images to a batch of as many views.
+    """
+
+    def __init__(self, augment: Callable[..., tf.Tensor]) -> None:
+        target = augment.call if isinstance(augment, keras.layers.Layer) else augment
+        try:
+            parameters = set(inspect.signature(target).parameters)
+        except (TypeError, ValueError):  # some built-in callables do not tell
+            parameters = set()
+        self.augment = augment
+        self.takes_seed = "seed" in parameters
+        self.takes_training = "training" in parameters
+
+    def __call__(self, images: Images, seed: tf.Tensor, copies: int) -> tf.Tensor:
+        """Returns `copies` views of every image: (copies * N, h, w, channels), copy after copy."""
+        if not getattr(self.augment, "takes_source_images", False):
+            # Only ours knows canvases and raw bytes; others get float images in [0, 1].
+            images = as_float(images["image"] if isinstance(images, dict) else images)
+        if copies > 1:
+            images = tf.nest.map_structure(lambda x: tf.concat([x] * copies, 0), images)
+        arguments: dict[str, Any] = {"seed": seed} if self.takes_seed else {}
+        if self.takes_training:
+            arguments["training"] = True
+        return converted(self.augment)(images, **arguments)
+
+
+def serialize_augment(augment: Any) -> Any:
+    """Returns an augmentation's config; None, with a warning, for one that can't be saved."""
+    if augment is None:
+        return None
+    try:
+        return serialize(augment)
+    except Exception as error:  # whatever a user's object raises: saving weights must go on
+        logging.warning("The augmentation is not saved: %s", error)
+        return None
