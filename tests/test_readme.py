@@ -63,6 +63,12 @@ def test_the_readme_is_one_screen_and_leads_to_every_page() -> None:
 
 
 @pytest.mark.one_lane
+def test_the_code_map_names_files_that_are_there() -> None:
+    named = re.findall(r"`((?:simclr_tf|tf_hub_export|tests)/[\w/]+\.py)`", PAGES["code_map.md"])
+    assert len(named) > 30 and all((ROOT / name).is_file() for name in named), named
+
+
+@pytest.mark.one_lane
 def test_every_preset_and_listed_flag_exists() -> None:
     for name in presets():
         assert f"`{name}`" in PAGES["your_images.md"]

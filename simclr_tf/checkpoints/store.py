@@ -297,9 +297,14 @@ class CheckpointStore:
         """Restores weights, optimizer and step of `prefix` (the newest); returns the step.
 
         Raises:
-            UserError: The checkpoint is of another model or optimizer.
+            UserError: There is no checkpoint, or one of another model or optimizer.
         """
         prefix = prefix or self.latest
+        if prefix is None:
+            raise UserError(
+                f"Expected a checkpoint in {self._directory}; received: none. Train first, or pass "
+                "another folder."
+            )
         report = load_weights(self._model, prefix)
         if report.missing or report.unused or report.mismatched:
             raise UserError(

@@ -76,7 +76,9 @@ def open_folder(
     paths = [path for r, p in zip(ranges, parts, strict=True) for path in p.paths[r.start : r.stop]]
     labels = None
     if parts[0].labels is not None:
-        labels = [y for r, p in zip(ranges, parts, strict=True) for y in p.labels[r.start : r.stop]]
+        labels = []
+        for r, part in zip(ranges, parts, strict=True):
+            labels += (part.labels or [])[r.start : r.stop]
     source = FolderSource(
         paths,
         labels,
@@ -99,6 +101,8 @@ class FolderSource(IndexedSource):
     Attributes:
         paths: the readable files, by index.
     """
+
+    num_examples: int  # known here
 
     def __init__(
         self,
@@ -126,7 +130,7 @@ class FolderSource(IndexedSource):
         self.paths = [paths[i] for i in good]
         self._labels = None if labels is None else np.array([labels[i] for i in good], np.int64)
         self.num_examples = len(good)
-        shapes = {sizes[i] for i in good}
+        shapes = {size for size in sizes if size is not None}
         if len(shapes) == 1:
             self.image_shape = (*shapes.pop(), 3)
 
@@ -209,6 +213,8 @@ class FolderSource(IndexedSource):
 
     def read_labels(self) -> np.ndarray:
         """Returns the labels, int64 (N,)."""
+        if self._labels is None:
+            raise self._no_labels()
         return self._labels
 
     def subset(self, positions: np.ndarray) -> FolderSource:
@@ -224,7 +230,7 @@ class FolderSource(IndexedSource):
     def hide_labels(self, shown: np.ndarray) -> FolderSource:
         """Returns a source of the same files whose labels are -1 but at these positions."""
         hidden = copy.copy(self)
-        hidden._labels = only_at(self._labels, shown)
+        hidden._labels = only_at(self.read_labels(), shown)
         return hidden
 
     def file_names(self) -> list[str]:

@@ -108,7 +108,7 @@ def training_dataset(
     _require_batch(source, batch_size)
     local_batch = _local_batch(batch_size, input_context)
     side = host_size(image_size)
-    fits = source.static_shape and max(source.image_shape[:2]) <= side  # type: ignore[type-var]
+    fits = all(length is not None and length <= side for length in source.image_shape[:2])
     canvas = None if fits or host_transform is not None else side
     if cache:
         source = in_memory(source, canvas)

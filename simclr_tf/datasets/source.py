@@ -75,6 +75,11 @@ class ImageSource(abc.ABC):
         """Whether examples carry a label."""
         return self.num_classes is not None
 
+    def _no_labels(self) -> UserError:
+        return UserError(
+            f"Expected a data set with labels; received: '{self.name}', which has none."
+        )
+
     @property
     def static_shape(self) -> bool:
         """Whether all images share one height and width."""
@@ -322,6 +327,8 @@ class InMemorySource(IndexedSource):
 
     def read_labels(self) -> np.ndarray:
         """Returns the labels, int64 (N,)."""
+        if self._labels is None:
+            raise self._no_labels()
         return self._labels.numpy()
 
     def subset(self, positions: np.ndarray) -> InMemorySource:

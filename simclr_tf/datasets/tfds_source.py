@@ -136,6 +136,8 @@ class TfdsSource(ImageSource):
     records are compressed images) the order is a uniform permutation.
     """
 
+    num_examples: int  # known here
+
     def __init__(
         self,
         dataset: str,

@@ -53,9 +53,10 @@ def load_teacher(path: str, image_size: int) -> Teacher:
     """
     exported = ExportedModel(path)
     shapes = exported.endpoints(image_size)
-    if _LOGITS not in shapes or shapes[_LOGITS][-1] is None:
+    classes = shapes[_LOGITS][-1] if _LOGITS in shapes else None
+    if classes is None:
         raise UserError(
             f"Expected a teacher with an endpoint {_LOGITS}; {exported.path} gives "
             f"{', '.join(sorted(shapes))}. Fine-tune it first (--train_mode=finetune)."
         )
-    return Teacher(exported, int(shapes[_LOGITS][-1]))
+    return Teacher(exported, int(classes))

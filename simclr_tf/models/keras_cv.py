@@ -163,7 +163,7 @@ def find_backbone(
         config.pop("trainable", None)
 
     def donor(source: str) -> Any:
-        if source == "imagenet":
+        if source == "imagenet" and preset is not None:
             from_preset = _preset_classes(models)[preset].from_preset
             return from_preset(
                 preset, load_weights=True, include_rescaling=False, input_shape=shape

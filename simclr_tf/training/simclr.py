@@ -202,7 +202,7 @@ class SimCLR(StepModel):
         inputs, labels = fit_data.unpack(data)
         learning_rate = current_learning_rate(self.optimizer)
         seed = step_seed(self.seed, batches_taken(self.optimizer))
-        if self.supervised_head is not None:
+        if self.num_classes is not None:
             labels = targets(labels, self.num_classes)
         count = count_rows(inputs, mask)
         find = self._gradients if self.micro_batch_size is None else self._cached_gradients
@@ -236,7 +236,8 @@ class SimCLR(StepModel):
 
         The encoder is what does not fit; both heads see the whole batch.
         """
-        batches = gradient_cache.cut(inputs, self._make_views, seed, int(self.micro_batch_size))
+        size = self.micro_batch_size or 1
+        batches = gradient_cache.cut(inputs, self._make_views, seed, size)
 
         def encode(views: tf.Tensor) -> tf.Tensor:
             return tf.cast(self.encoder(views, training=True), tf.float32)
@@ -287,7 +288,7 @@ class SimCLR(StepModel):
         data, mask = padding.split(data)
         inputs, labels = fit_data.unpack(data)
         count = count_rows(inputs, mask)
-        if self.supervised_head is not None and labels is not None:
+        if self.num_classes is not None and labels is not None:
             hidden = self.projection_head.hidden_layers(self(inputs, training=False))
             logits = self.supervised_head(hidden[self.projection_selector])
             decay = decay_loss(self._decayed, self.weight_decay)
