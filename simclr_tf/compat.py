@@ -27,9 +27,10 @@ deserialize = keras.utils.deserialize_keras_object
 
 
 if not KERAS_3:
-    # Keras 2 has AutoGraph rewrite every function that a step calls, a third of what a run of a few
-    # steps takes (Keras 3 does not). Nothing of ours needs it: no Python `if` or `for` asks a
-    # tensor. Layers of others are rewritten as ever; for their functions see `converted`.
+    # Keras 2 lets AutoGraph convert every function that a step calls, which takes a third of the
+    # time of a run of a few steps (Keras 3 does not). Our code has no Python `if` or `for` over a
+    # tensor, so it needs no conversion. Other people's layers are converted as before; for their
+    # functions see `converted`.
     autograph_config.CONVERSION_RULES = (
         autograph_config.DoNotConvert("simclr_tf"),
         autograph_config.DoNotConvert("tf_hub_export"),
@@ -143,7 +144,7 @@ def loss_scale(optimizer: Any) -> float | None:
         return None
     if not KERAS_3:
         return float(optimizer.loss_scale)
-    # Before its first step there is only the number that it starts from.
+    # Before the first step there is only the initial value.
     return float(getattr(optimizer, "dynamic_scale", optimizer.initial_scale))
 
 

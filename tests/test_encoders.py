@@ -207,7 +207,14 @@ def test_one_of_each_family_builds_runs_and_loads(
     x = np.random.default_rng(2).uniform(size=(1, 96, 96, 3)).astype(np.float32)
     features = encoder(x)
     assert features.shape == (1, encoder.output_shape[1])
-    if name not in ("DenseNet121", "InceptionV3", "NASNetMobile", "ResNet50V2", "VGG16", "Xception"):
+    if name not in (
+        "DenseNet121",
+        "InceptionV3",
+        "NASNetMobile",
+        "ResNet50V2",
+        "VGG16",
+        "Xception",
+    ):
         # Those are stacks of layers that the others hold; building them again takes as long.
         encoder.save(tmp_path / "encoder.keras")
         again = keras.models.load_model(tmp_path / "encoder.keras")

@@ -40,7 +40,9 @@ class Config(Settings):
         Args:
           flag_values: parsed flags, as `define_flags` defined them.
         """
-        values: dict[str, Any] = {field.name: flag_values[field.name].value for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {
+            field.name: flag_values[field.name].value for field in dataclasses.fields(cls)
+        }
         for field in dataclasses.fields(cls):
             if "None" in str(field.type) and values[field.name] == "":
                 values[field.name] = None

@@ -155,7 +155,7 @@ def _alpha(image: PILImage.Image, info: Mapping[Any, Any], depth: int) -> np.nda
     if mode == "1":  # older Pillow says 1, newer 255
         clear = np.asarray(image) == bool(given)
     elif mode == "L":
-        # The file's own number, whereas the pixels of 2 or 4 bits are stretched to 8.
+        # The file gives the transparent value as stored; Pillow stretches 2 and 4 bits to 8.
         clear = np.asarray(image) == given * 255 // (2 ** min(depth, 8) - 1)
     elif _is_16_bit_grey(mode):
         clear = np.asarray(image) == given

@@ -369,8 +369,8 @@ def _with_options(
 ) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = deterministic
-    # Without files in the graph TensorFlow can only shard by element; where this worker already
-    # has its own share, it must not shard once more.
+    # There are no file names in the graph, so TensorFlow can only shard by element. It must not do
+    # so where this worker reads only its share already.
     policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = policy.OFF if sharded else policy.DATA
     return data.with_options(options)

@@ -166,8 +166,9 @@ class TfdsSource(ImageSource):
         # Other features, masks for example, are not even decoded.
         self._features = tfds.decode.PartialDecoding(wanted).extract_features(info.features)
         self._transparent = transparent
-        # TFDS decodes to the channels that a data set declares: three, and the opacity that a file
-        # may hold is lost. (16 bits and floats it stores in forms of its own.)
+        # TFDS decodes to the number of channels that a data set declares. With three, the opacity
+        # in the file is lost, so those files are decoded here. 16-bit and float images are encoded
+        # by TFDS itself and are left to it.
         feature = info.features[self._image_key]
         self._decodes_files = (
             transparent != "keep"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-# Beside what is collected, scikit-learn holds of one kind at a time: the parts that it splits off,
-# their standardised copy, and one more while it fits.
+# Copies that scikit-learn makes of one kind of features at a time, besides what is collected: the
+# training and validation parts, their standardised copy, and one more while it fits.
 _COPIES = 3
 _FLOAT_BYTES = 4
 

@@ -14,7 +14,7 @@ from tensorflow import keras
 
 from simclr_tf.evaluation.collected import FeatureCollection, has_equal_channels
 
-# Inverse strengths of regularisation among which a held-out fifth of the training set chooses.
+# Inverse regularisation strengths; the best on a held-out fifth of the training set is used.
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 NEIGHBOURS = 5
 _ITERATIONS = 200
@@ -82,7 +82,7 @@ def linear_probe(
 
     def fitted(strength: float, features: np.ndarray, labels: np.ndarray) -> Any:
         probe = LogisticRegression(C=strength, max_iter=_ITERATIONS, tol=1e-3)
-        with warnings.catch_warnings():  # said below, once
+        with warnings.catch_warnings():  # reported once, below
             warnings.simplefilter("ignore", ConvergenceWarning)
             return make_pipeline(StandardScaler(), probe).fit(features, labels)
 

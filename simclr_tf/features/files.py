@@ -135,7 +135,7 @@ def _write_array(
     compression: int = zipfile.ZIP_STORED,
 ) -> None:
     """Writes one array of an npz file, as `np.savez` does, without having it in memory."""
-    entry = zipfile.ZipInfo(f"{name}.npy")  # of no date: equal features are equal files
+    entry = zipfile.ZipInfo(f"{name}.npy")  # no date: equal features give equal files
     entry.compress_type = compression
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with archive.open(entry, "w", force_zip64=True) as file:

@@ -138,7 +138,7 @@ class _Blocks:
     def __init__(self, count: tf.Tensor, size: int | tf.Tensor) -> None:
         self.count = count
         self.size = size
-        # One at least, all filled up: of no blocks a TensorArray could not tell the shape.
+        # At least one block, which may be padding only: an empty TensorArray has no element shape.
         self.blocks = tf.maximum(1, (count + size - 1) // size)
 
     def split(self, rows: tf.Tensor) -> tf.Tensor:
@@ -191,7 +191,8 @@ def _similarities(
         every += penalty
     positive = tf.gather_nd(every, other_view)
     between = tf.reshape(every, [-1, 2, 2, images])[:, 0, 1]
-    # A scatter: a mask would be as large as the similarities. And last, so that it is in place.
+    # A scatter, because a mask would be as large as the similarities; it comes last, so that
+    # TensorFlow can update the similarities in place.
     with tf.control_dependencies([positive, between]):
         excluded = tf.fill([2 * tf.shape(query)[0]], -float("inf"))
         both = tf.concat([itself, other_view], axis=0)

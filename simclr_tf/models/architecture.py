@@ -204,7 +204,7 @@ def _tf1_network(shapes: Shapes) -> tuple[int, float, bool]:
 @functools.lru_cache
 def _layer_paths(depth: int, sk_ratio: float, cifar_stem: bool) -> tuple[str, ...]:
     """Returns the paths of an encoder's layers in the order in which they are made."""
-    # One channel wide, in a graph of its own: no weight is allocated.
+    # One channel wide and in a throw-away graph, so that no weight is allocated.
     with tf.Graph().as_default():
         narrow = ResNet(depth, 1 / 64, cifar_stem=cifar_stem, sk_ratio=sk_ratio)
     return tuple(narrow.release_paths.values())

@@ -384,7 +384,7 @@ def _load_weights(
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it names one by one is said below, once
+            warnings.simplefilter("ignore")  # a warning a layer; one error below instead
             if path.endswith(".keras"):
                 _copy(keras.models.load_model(path, compile=False), encoder)
             else:
@@ -392,7 +392,7 @@ def _load_weights(
         return
     except Exception as error:
         reason, failure = error, explain(error)
-    # It may be a file of Keras's own network, which names its layers otherwise.
+    # The file may be of the network as Keras builds it, which has other layer names.
     if donor is not None and failure.kind in ("shapes", "generation", "format", "unknown"):
         try:
             _copy(donor(path), encoder)

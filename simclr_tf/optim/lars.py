@@ -247,7 +247,8 @@ def excluded_variables(model: keras.Model, supervised_head: Any = None) -> list[
         candidates = [getattr(layer, "bias", None)]
         if isinstance(layer, _normalization_layers()):
             candidates += [getattr(layer, "gamma", None), getattr(layer, "beta", None)]
-        # Identity with an own weight: `bias` may also be a flag, an initialiser or a sub-layer.
+        # Only what is one of the layer's weights: `bias` may also be a flag, an initialiser or a
+        # sub-layer.
         own = {id(v) for v in layer.weights}
         found.update((id(v), v) for v in candidates if v is not None and id(v) in own)
     head = getattr(model, "supervised_head", None) if supervised_head is None else supervised_head

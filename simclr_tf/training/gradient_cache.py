@@ -118,7 +118,7 @@ def cut(inputs: Any, view_maker: Any, seed: tf.Tensor, size: int) -> MicroBatche
         views = tf.concat(inputs, 0)
         return MicroBatches([views], to_float, [True], _half(views), size)
     augment = view_maker.augment
-    # A subclass with a `call` of its own does more than draw and apply.
+    # A subclass that overrides `call` may do more than draw and apply.
     if isinstance(augment, SimCLRAugment) and type(augment).call is SimCLRAugment.call:
         images, params = augment.draw_for(inputs, seed, copies=2)
 

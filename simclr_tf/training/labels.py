@@ -96,7 +96,7 @@ def checked(labels: tf.Tensor, rule: LabelRule) -> tf.Tensor:
     good = tf.reshape(_good_rows(tf.cast(labels, tf.float64), rule), [-1])
     holds = tf.reduce_all(good)
     row = tf.where(holds, 0, tf.argmin(tf.cast(good, tf.int32), output_type=tf.int32))
-    # `take` of no row, where a batch is empty.
+    # A slice, because an empty batch has no row to index.
     told = tf.strings.format("{}", labels[row : row + 1], summarize=12)
     start, middle, end = _message(rule, rows).split("{}")
     parts = [start, tf.strings.as_string(row), " of a batch", middle, told, end]

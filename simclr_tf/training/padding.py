@@ -96,13 +96,13 @@ def split(data: Any, rows: int = 1) -> tuple[Any, tf.Tensor | None]:
             if axis > 0
         ]
         shape = [None, *own.shape[1:]]
-        # Where there are images, nothing is added, of their own size.
+        # A replica that has images gets no row; its images' size is kept.
         filling = tf.fill([missing, *sides], tf.cast(value, own.dtype))
         return tf.ensure_shape(tf.cond(missing > 0, lambda: filling, lambda: own), shape)
 
     tuple_given = isinstance(data, tuple)
     first, *rest = data if tuple_given else (data,)
-    # Ones are an image of some size; zero is a class whatever the classes.
+    # Ones are valid pixels in every format; class 0 exists for any number of classes.
     filled = tf.nest.map_structure(lambda own: fill(1, own), first)
     others = [tf.nest.map_structure(lambda own: fill(0, own), part) for part in rest]
     mask = tf.fill([tf.maximum(images, missing)], images > 0)

@@ -68,6 +68,6 @@ def serialize_augment(augment: Any) -> Any:
         return None
     try:
         return serialize(augment)
-    except Exception as error:  # whatever a user's object raises: saving weights must go on
+    except Exception as error:  # a user's object may raise anything; the weights are saved anyway
         logging.warning("The augmentation is not saved: %s", error)
         return None
