@@ -41,7 +41,8 @@ INSTALL_REQUIRES = [
     f"numpy{KERAS_3}",
     # LAMB (--optimizer=lamb) under Keras 2; Keras 3 has its own.
     f"tensorflow-addons>=0.23,<0.24{KERAS_2}",
-    # Backbones (--encoder=keras_cv...) and the cutout and solarize views.
+    # Backbones (--encoder=keras_cv...) and the cutout and solarize views. Imported only where one
+    # of them is asked for, but always installed: they are part of the flags' promise.
     "keras-cv>=0.9,<0.10",
     # Prepared public data sets by name (--dataset=cifar10).
     "tensorflow-datasets>=4.9",

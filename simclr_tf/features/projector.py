@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
-import zlib
-from collections.abc import Iterator
-
-import numpy as np
 
 from simclr_tf.errors import UserError
 from simclr_tf.features.files import Names, rows_of, write_lines
@@ -100,35 +95,13 @@ def _columns(count: int) -> int:
 
 
 def _write_sheet(store: FeatureStore, side: int, path: str) -> None:
-    """Writes thumbnails row by row on a square sheet."""
+    """Writes thumbnails row by row on one sheet, at most `_SHEET` pixels a side (200 MB)."""
+    from PIL import Image
+
     columns = _columns(store.rows)
     lines = -(-store.rows // columns)
-
-    def strips() -> Iterator[np.ndarray]:
-        for block in store.blocks("thumbnail", columns):
-            row = np.zeros((columns, side, side, 3), np.uint8)
-            row[: len(block)] = block
-            yield row.transpose(1, 0, 2, 3).reshape(side, columns * side, 3)
-
-    _write_png(path, lines * side, columns * side, strips())
-
-
-def _write_png(path: str, height: int, width: int, strips: Iterator[np.ndarray]) -> None:
-    """Writes an RGB picture from strips of rows: the sheet need not fit in memory."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
-
-    packer = zlib.compressobj()
-    with open(path, "wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        file.write(chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)))
-        for strip in strips:
-            # Every line begins with the number of its filter; 0 is none.
-            lines = np.pad(strip.reshape(len(strip), -1), ((0, 0), (1, 0)))
-            packed = packer.compress(lines.tobytes())
-            if packed:
-                file.write(chunk(b"IDAT", packed))
-        file.write(chunk(b"IDAT", packer.flush()))
-        file.write(chunk(b"IEND", b""))
+    sheet = Image.new("RGB", (columns * side, lines * side))
+    for line, block in enumerate(store.blocks("thumbnail", columns)):
+        strip = block.transpose(1, 0, 2, 3).reshape(side, len(block) * side, 3)
+        sheet.paste(Image.fromarray(strip), (0, line * side))
+    sheet.save(path)
