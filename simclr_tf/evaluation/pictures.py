@@ -8,6 +8,9 @@ from simclr_tf.files.atomic_file import new_file
 from simclr_tf.images.pixel_values import to_float
 
 _GAP = 2  # pixels of white between pictures
+# Of `save_views`, in pixels: side of a picture's cell, height of the line of titles.
+_CELL, _TITLE = 140, 24
+_DPI = 100
 
 
 def view_grid(rows: list[np.ndarray]) -> np.ndarray:
@@ -57,17 +60,35 @@ def save_views(path: str, originals: np.ndarray, views: np.ndarray) -> None:
 
     originals = to_float(originals).numpy()
     count = len(originals)
-    titles = ("source image", "first view", "second view")
     columns = (originals, views[:count], views[count:])
-    figure = Figure(figsize=(4.5, 1.5 * count + 0.3), layout="constrained")
-    axes = figure.subplots(count, 3, squeeze=False)
-    for row in range(count):
-        for place, (title, column) in enumerate(zip(titles, columns, strict=True)):
-            axis = axes[row, place]
-            image = np.clip(column[row], 0, 1)
-            axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0)
-            axis.set_axis_off()
-            if row == 0:
-                axis.set_title(title, fontsize=9)
+    step = _CELL + 5 * _GAP
+    grid = np.full((count * step, len(columns) * step, 3), 255, np.uint8)
+    for place, column in enumerate(columns):
+        for row, image in enumerate(column):
+            cell = _cell(image)
+            top, left = row * step + (step - len(cell)) // 2, place * step
+            left += (step - cell.shape[1]) // 2
+            grid[top : top + len(cell), left : left + cell.shape[1]] = cell
+    # One picture and three texts: an axis for every image would take seconds.
+    height, width = len(grid) + _TITLE, grid.shape[1]
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    figure.figimage(grid)
+    for place, title in enumerate(("source image", "first view", "second view")):
+        middle = 1 - _TITLE / 2 / height
+        figure.text((place + 0.5) * step / width, middle, title, ha="center", va="center", size=9)
     with new_file(path) as partial:
-        figure.savefig(partial, dpi=100)
+        figure.savefig(partial, dpi=_DPI)
+
+
+def _cell(image: np.ndarray) -> np.ndarray:
+    """Returns an image (h, w, channels) in [0, 1] as uint8 (height, width, 3) within a cell."""
+    from PIL import Image
+
+    if image.shape[-1] != 3:  # other channel counts are shown by their first channel
+        image = np.repeat(image[..., :1], 3, axis=-1)
+    shown = Image.fromarray((np.clip(np.nan_to_num(image), 0, 1) * 255 + 0.5).astype(np.uint8))
+    scale = _CELL / max(shown.size)
+    size = (max(1, round(shown.width * scale)), max(1, round(shown.height * scale)))
+    # Enlarged pixels stay visible as squares: what the model sees is not smoothed over.
+    kind = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return np.asarray(shown.resize(size, kind))
