@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -217,24 +216,24 @@ def test_only_exports_are_pruned(tmp_path):
 
 def test_a_second_run_and_a_resumed_one_see_the_same_data(tmp_path, monkeypatch, capsys):
     """The story of the fault, with runs that end before their first step."""
-    from simclr_tf.runs import run as train
+    from simclr_tf.runs.data import open_data
+    from simclr_tf.runs.settling import settle
 
     classes(tmp_path)
     monkeypatch.chdir(tmp_path)
-    model = SimpleNamespace(supervised_head=None)
-    monkeypatch.setattr(train.building, "make_model", lambda *a, **k: model)
     seen = []
     for target in ("runs/first", "runs/second", "runs/first"):
         config = Config(
             dataset=".", eval_split="test", mode="train_then_eval", model_dir=target,
             image_size=8, train_batch_size=2, train_steps=1,
         )  # fmt: skip
-        begun = train.Run(config, lambda *a, **k: None)
-        seen.append((begun.train_source.paths, begun.eval_source.paths))
-        assert begun.train_source.class_names == ["cats", "dogs"]
-        assert any("lies in the folder of images" in line for line in begun.announcements)
-        left = [line for line in begun.announcements if line.startswith("Left out of '.'")]
-        assert len(left) == (len(seen) > 1)
+        config, settled = settle(config)
+        data, left_out = open_data(config, replicas=1)
+        seen.append((data.train.paths, data.test.paths))
+        assert data.train.class_names == ["cats", "dogs"]
+        assert any("lies in the folder of images" in line for line in settled)
+        assert len(left_out) == (len(seen) > 1)
+        assert all(line.startswith("Left out of '.'") for line in left_out)
         run_folder.write_settings(config)
         picture(Path(target) / "views.png")
     assert seen[0] == seen[1] == seen[2]

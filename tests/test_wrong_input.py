@@ -308,6 +308,7 @@ def test_labels_outside_the_classes(
 ) -> None:
     """As with a TFDS data set whose records say more than its description."""
     from simclr_tf.datasets import InMemorySource
+    from simclr_tf.runs import data
     from simclr_tf.runs import run as train
 
     images = np.random.RandomState(0).randint(0, 256, (32, 8, 8, 3)).astype("uint8")
@@ -318,7 +319,7 @@ def test_labels_outside_the_classes(
         description = {"name": "pets", "split": split, "num_classes": 4}
         return InMemorySource(images, labels, **description)
 
-    monkeypatch.setattr(train, "open_source", source)
+    monkeypatch.setattr(data, "open_source", source)
     if replicas > 1:
         strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
         monkeypatch.setattr(train, "make_strategy", lambda *_, **__: strategy)

@@ -17,6 +17,7 @@ from simclr_tf.models import encoders
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.optim.registry import make_optimizer
 from simclr_tf.optim.schedules import WarmUpCosine
+from simclr_tf.runs.data import RunData
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.distiller import Distiller
 from simclr_tf.training.simclr import SimCLR
@@ -79,6 +80,37 @@ def make_teacher(
                 "folder without class folders."
             )
     return teacher
+
+
+def build(config: Config, data: RunData, train_steps: int) -> tuple[SimCLR | Classifier, list[str]]:
+    """Returns the compiled model of a run, to be called in its strategy's scope.
+
+    Args:
+        config: The settings.
+        data: The images.
+        train_steps: Steps of the whole run.
+
+    Returns:
+        The model, and the line that names the teacher of a distillation.
+
+    Raises:
+        UserError: The teacher does not fit.
+    """
+    teacher = None
+    classes = data.train.num_classes
+    if config.train_mode == "distill":
+        # An evaluation with labels does not ask the teacher.
+        if config.mode != "eval" or data.test is None or data.test.num_classes is None:
+            teacher = make_teacher(config, data.train, data.test)
+        classes = data.test.num_classes if teacher is None else teacher.num_classes
+    model = make_model(
+        config,
+        num_classes=classes,
+        num_examples=data.train.num_examples,
+        train_steps=train_steps,
+        teacher=teacher,
+    )
+    return model, [] if teacher is None else [f"Teacher: {teacher.describe()}."]
 
 
 def make_model(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
 from tensorflow import keras
 
 from simclr_tf.config import Config
@@ -9,13 +12,45 @@ from simclr_tf.datasets import ImageSource
 from simclr_tf.datasets.pipeline import evaluation_dataset
 from simclr_tf.devices.memory import machine_memory
 from simclr_tf.evaluation import probes
+from simclr_tf.files.json_files import write_json
+from simclr_tf.files.writers import Writer
 from simclr_tf.runs import building
+from simclr_tf.runs.data import RunData
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
 
 # Time: the comparison is quick up to about this many images. --eval_baselines=always goes on.
 QUICK_IMAGES = 10_000
 # Memory: what features, pixels and scikit-learn's copies of them may take.
 MOST_BYTES = 2 * 2**30
 _SHARE_OF_MEMORY = 0.25
+
+
+def compare_with_baselines(
+    config: Config,
+    model: SimCLR | Classifier,
+    data: RunData,
+    results: Mapping[str, float],
+    writer: Writer,
+) -> None:
+    """Says and writes how the trained features stand beside untrained ones and raw pixels.
+
+    Args:
+        config: The run's settings, which say whether it is wanted.
+        model: The trained model.
+        data: The run's images.
+        results: Of the evaluation, by the release's names.
+        writer: The process that does all of it: the chief.
+    """
+    if not writer.is_chief or model.supervised_head is None or not is_wanted(config, data.train):
+        return
+    accuracy = results["eval/label_top_1_accuracy"]
+    lines, compared = compare(config, model.encoder, (data.train, data.test), accuracy)
+    for line in lines:
+        writer.say(line)
+    if compared:
+        values = {"online_linear_head": accuracy, **compared}
+        write_json(os.path.join(str(config.model_dir), "comparison.json"), values)
 
 
 def is_wanted(config: Config, train_source: ImageSource) -> bool:

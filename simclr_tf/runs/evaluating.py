@@ -1,0 +1,114 @@
+"""The evaluation of a run's model: results, files, an export."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from simclr_tf.checkpoints.reader import newest_checkpoint
+from simclr_tf.config import Config
+from simclr_tf.evaluation import probes
+from simclr_tf.files.writers import Writer
+from simclr_tf.runs import folder as run_folder
+from simclr_tf.runs.batches import evaluation_batches
+from simclr_tf.runs.data import RunData, data_errors
+from simclr_tf.runs.exporting import ExportFunction, details_of, export
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.finite import failure
+from simclr_tf.training.simclr import SimCLR
+
+
+class Evaluator:
+    """Evaluates a model as it is, at whichever step.
+
+    Args:
+        config: The run's settings.
+        model: The run's model.
+        data: The run's images; `test` is there.
+        export_fn: What exports, see `exporting`.
+        writer: Who writes and says what is done.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: SimCLR | Classifier,
+        data: RunData,
+        export_fn: ExportFunction,
+        writer: Writer,
+    ) -> None:
+        assert data.test is not None
+        self._config, self._model, self._data = config, model, data
+        self._export_fn, self._writer = export_fn, writer
+        self._notices_said = False  # once, however many checkpoints are evaluated
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Evaluates the model; writes the results and an export.
+
+        Args:
+            step: The step that the model is at.
+
+        Returns:
+            The results, by the release's names.
+
+        Raises:
+            NotFiniteError: A result is NaN or infinite: nothing is written.
+        """
+        config, data, writer = self._config, self._data, self._writer
+        results = self._measure()
+        for tag, value in results.items():
+            if not math.isfinite(value):
+                what = f"{tag} is {value:g}, nothing was exported"
+                latest = newest_checkpoint(str(config.model_dir))
+                raise failure(what, step, math.nan, latest)
+        if not self._notices_said:
+            self._notices_said = True
+            for line in data.test.notices():
+                writer.say(f"Evaluation: {line}")
+        if writer.is_chief:
+            write_results(config, results, step)
+        details = details_of(config, data.train, results, step)
+        path = export(config, self._model, details, self._export_fn, writer)
+        listed = ", ".join(f"{tag} {value:.4f}" for tag, value in results.items())
+        writer.say(f"Step {step}: {listed}.")
+        result_file = os.path.join(str(config.model_dir), run_folder.RESULT_FILE)
+        writer.say(f"Wrote {result_file} and {path}.")
+        return results
+
+    def _measure(self) -> dict[str, float]:
+        config, model, source = self._config, self._model, self._data.test
+        batches = math.ceil(source.num_examples / config.eval_batch_size)
+        limit = min(config.eval_steps, batches) if config.eval_steps else None
+        if model.supervised_head is None or source.num_classes is None:
+            self._writer.say(
+                "No accuracy: it needs labels; reporting the agreement with the teacher instead."
+                if config.train_mode == "distill"
+                else "No accuracy: it needs labels and a linear head "
+                "(lineareval_while_pretraining); reporting the contrastive task instead."
+            )
+        with data_errors(source), warnings.catch_warnings():
+            # How many images can be read is only known at the end: no reason to warn.
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+            return probes.evaluate_model(model, evaluation_batches(config, source, model), limit)
+
+
+def write_results(config: Config, results: Mapping[str, float], step: int) -> None:
+    """Writes TensorBoard's scalars and the result files of an evaluation.
+
+    Args:
+        config: The run's settings.
+        results: Tag -> value.
+        step: The step that was evaluated.
+    """
+    model_dir = str(config.model_dir)
+    name = f"eval_{config.eval_name}" if config.eval_name else ""
+    writer = tf.summary.create_file_writer(os.path.join(model_dir, name))
+    with writer.as_default():
+        for tag, value in results.items():
+            tf.summary.scalar(tag, value, step)
+    writer.close()
+    run_folder.write_results(model_dir, results, step)

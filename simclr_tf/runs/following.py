@@ -1,0 +1,55 @@
+"""Following a run from another process: each new checkpoint is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from simclr_tf.checkpoints.reader import read_step
+from simclr_tf.checkpoints.store import load_weights
+from simclr_tf.errors import UserError
+from simclr_tf.files.writers import Writer
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
+
+POLL_SECONDS = 15  # the release's
+
+
+def follow(
+    model_dir: str,
+    model: SimCLR | Classifier,
+    evaluate: Callable[[int], dict[str, float]],
+    train_steps: int,
+    writer: Writer,
+) -> dict[str, float]:
+    """Evaluates each new checkpoint until the last step's.
+
+    Args:
+        model_dir: The run's folder.
+        model: The run's model; it takes the weights of each checkpoint.
+        evaluate: Called with a checkpoint's step; returns the results.
+        train_steps: The last step of the run.
+        writer: Who says what is done.
+
+    Returns:
+        The last evaluation's results.
+
+    Raises:
+        UserError: A checkpoint is of another model.
+    """
+    results: dict[str, float] = {}
+    writer.say(f"Waiting for checkpoints in {model_dir}.")
+    for prefix in tf.train.checkpoints_iterator(model_dir, min_interval_secs=POLL_SECONDS):
+        report = load_weights(model, prefix)
+        if report.missing or report.mismatched:
+            raise UserError(
+                f"Expected a checkpoint of this model at {prefix}; {report.describe()} "
+                "Evaluate with the settings it was trained with."
+            )
+        step = read_step(prefix)
+        results = evaluate(step)
+        if step >= train_steps:
+            writer.say(f"Step {step} is the last of {train_steps}: evaluation complete.")
+            break
+    return results

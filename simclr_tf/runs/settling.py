@@ -1,0 +1,73 @@
+"""What is settled before anything is built: precision, the run's folder, what to say of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from simclr_tf.config import Config
+from simclr_tf.datasets import folder_of
+from simclr_tf.datasets.apart import check_folder_apart
+from simclr_tf.devices import precision
+from simclr_tf.errors import UserError
+from simclr_tf.runs import building
+from simclr_tf.runs import folder as run_folder
+
+
+def settle(config: Config) -> tuple[Config, list[str]]:
+    """Returns the settings as this run takes them, and opens its folder.
+
+    Args:
+        config: The settings asked for; `model_dir` and `dataset` are set.
+
+    Returns:
+        The settings with `auto` resolved and as an earlier part of the run began them, and the
+        lines that say so.
+
+    Raises:
+        UserError: The folder lies among the images, can't be written, holds another run, or holds
+            none where one is to be evaluated.
+    """
+    lines: list[str] = []
+    model_dir = str(config.model_dir)
+    images = folder_of(str(config.dataset), config.data_dir)
+    if images is not None:
+        line = check_folder_apart(images, model_dir, "--model_dir")
+        lines += [line] if line else []
+    config, precision_lines = _settle_precision(config)
+    config, taken = run_folder.as_begun(config)
+    if config.mode == "eval" and not os.path.isdir(model_dir):
+        raise UserError(
+            f"Expected the model_dir of a run to evaluate; {model_dir} does not exist. "
+            "Train first, or name another --model_dir."
+        )
+    return config, [*lines, *taken, *precision_lines, *run_folder.open_folder(config)]
+
+
+def slow_precision(config: Config) -> list[str]:
+    """Returns a line where mixed precision makes training slower on this machine: it is measured.
+
+    Networks are built for it, which draw weights: call it before the run's seed is set.
+    """
+    on_tpu = config.use_tpu or config.strategy == "tpu"
+    if config.mode == "eval" or not precision.may_be_slow(config.mixed_precision, on_tpu):
+        return []
+    fresh = dataclasses.replace(config, encoder_weights=None)
+    measured = precision.measure_slowdown(
+        lambda: building.make_encoder(fresh),
+        config.mixed_precision,
+        (config.image_size, config.image_size, 3),
+    )
+    line = precision.slowdown_line(config.mixed_precision, measured)
+    return [line] if line else []
+
+
+def _settle_precision(config: Config) -> tuple[Config, list[str]]:
+    """Returns the settings with `auto` resolved, which the folder keeps, and what to say."""
+    earlier = run_folder.read_settings(str(config.model_dir))
+    settled, line = precision.resolve(
+        config.mixed_precision,
+        None if earlier is None else earlier.get("mixed_precision", "none"),
+        config.use_tpu or config.strategy == "tpu",
+    )
+    return dataclasses.replace(config, mixed_precision=settled), [line] if line else []

@@ -1,0 +1,136 @@
+"""The training of a run: from its start to its last step, with what is written on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from simclr_tf.checkpoints.store import CheckpointStore
+from simclr_tf.config import Config
+from simclr_tf.datasets import ImageSource
+from simclr_tf.datasets.labelled import LIST_FILE, write_labelled
+from simclr_tf.devices.quiet import start_xla
+from simclr_tf.files.writers import Writer
+from simclr_tf.runs import folder as run_folder
+from simclr_tf.runs.batches import training_batches
+from simclr_tf.runs.callbacks import Checkpoints, Progress, SkippedSteps, StopOnNotFinite, Summaries
+from simclr_tf.runs.data import RunData, data_errors
+from simclr_tf.runs.picturing import save_views
+from simclr_tf.runs.starting import start
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
+
+
+def train(
+    config: Config,
+    model: SimCLR | Classifier,
+    data: RunData,
+    train_steps: int,
+    strategy: tf.distribute.Strategy,
+    writer: Writer,
+) -> int:
+    """Trains what is left to train.
+
+    Args:
+        config: The settings.
+        model: The compiled model.
+        data: The images.
+        train_steps: Steps of the whole run.
+        strategy: Under which the model was made.
+        writer: Who writes and says what is done.
+
+    Returns:
+        The step that the model is at.
+
+    Raises:
+        UserError: A checkpoint or the data do not fit.
+        NotFiniteError: The loss or a weight became NaN or infinite.
+    """
+    store = CheckpointStore(
+        model, model.optimizer, str(config.model_dir), config.keep_checkpoint_max, writer
+    )
+    first_step = start(config, model, store, writer)
+    batches = None
+    if first_step < train_steps:
+        with data_errors(data.train):
+            batches = training_batches(config, data.train, model, strategy, first_step)
+    _claim_folder(config, data, writer)
+    if batches is None:
+        writer.say(f"Already trained to step {first_step} of {train_steps}.")
+        return first_step
+    replicas = strategy.num_replicas_in_sync
+    writer.say(_announcement(config, data.train, first_step, train_steps, replicas))
+    _fit(config, model, data.train, batches, (first_step, train_steps), store, writer)
+    return train_steps
+
+
+def _claim_folder(config: Config, data: RunData, writer: Writer) -> None:
+    """Writes settings and labelled images: settings that cannot work must not get as far."""
+    if data.labelled is not None:
+        path = os.path.join(str(config.model_dir), LIST_FILE)
+        if writer.is_chief:
+            write_labelled(data.whole, data.labelled, path)
+        count = f"{len(data.labelled)} of {data.whole.num_examples}"
+        writer.say(f"Using the labels of {count} images, listed in {path}.")
+    if writer.is_chief:
+        run_folder.write_settings(config)
+
+
+def _announcement(
+    config: Config, source: ImageSource, first_step: int, train_steps: int, replicas: int
+) -> str:
+    classes = f"{source.num_classes} classes" if source.num_classes else "no labels"
+    return (
+        f"Training on {source.num_examples} images of {source.name} ({classes}), "
+        f"step {first_step} to {train_steps}, {config.train_batch_size} images a step, "
+        f"{replicas} replica(s)."
+    )
+
+
+def _fit(
+    config: Config,
+    model: SimCLR | Classifier,
+    source: ImageSource,
+    batches: Any,
+    steps: tuple[int, int],
+    store: CheckpointStore,
+    writer: Writer,
+) -> None:
+    """Takes the steps from the first to the last, with all that happens beside them."""
+    first_step, train_steps = steps
+    epoch_steps = max(1, round(source.num_examples / config.train_batch_size))
+    checkpoint_steps = config.checkpoint_steps or config.checkpoint_epochs * epoch_steps
+    summary_due = _due(config.train_summary_steps or checkpoint_steps, train_steps)
+    pictured = save_views(config, model, source, first_step, writer)
+    progress = Progress(first_step, train_steps, config.train_batch_size, writer)
+    skipped = SkippedSteps(first_step)
+    callbacks = [
+        progress,
+        # Before the others: neither a row nor a checkpoint of numbers that are none.
+        StopOnNotFinite(first_step, train_steps, lambda: store.latest),
+        skipped,
+        Summaries(first_step, str(config.model_dir), summary_due, pictured, writer),
+        Checkpoints(first_step, store, _due(checkpoint_steps, train_steps)),
+    ]
+    if config.jit_compile or getattr(model.augment, "jit_compile", False):
+        start_xla()
+    with data_errors(source), contextlib.closing(progress):
+        model.fit(
+            batches,
+            epochs=1,
+            steps_per_epoch=train_steps - first_step,
+            callbacks=callbacks,
+            shuffle=False,  # it is; Keras 3 warns
+            verbose=0,
+        )
+    for line in filter(None, [*source.notices(), skipped.line()]):
+        writer.say(line)
+
+
+def _due(every: int, last: int) -> Callable[[int], bool]:
+    """Returns whether a step is one of every so many (0: none), or the last."""
+    return lambda step: step == last or (every > 0 and step % every == 0)
