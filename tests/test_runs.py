@@ -28,6 +28,8 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.run import main
 from simclr_tf.runs.callbacks import StopOnNotFinite, Summaries
 from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.distiller import Distiller
+from simclr_tf.training.finite import failure
 from simclr_tf.training.simclr import SimCLR
 from tf_hub_export.atomic import new_folder
 
@@ -131,12 +133,36 @@ def test_a_run_stops_where_its_loss_is_nan(tmp_path: Path, capsys: Any) -> None:
     assert main(["simclr-tf", *TINY, *more, *given]) == 3
     err = capsys.readouterr().err
     line = err.splitlines()[-1]
-    assert "Stopped at step" in line and "ckpt-1" in line and "--temperature" in line, err
+    assert "Stopped at step" in line and "ckpt-1" in line, err
+    assert "a longer --warmup_epochs, or a higher --temperature." in line, err
     assert "Traceback" not in err
     assert (folder / "ckpt-1.index").exists(), "the healthy one went"
     assert all(np.isfinite(value).all() for value in weights_of(folder).values())
     assert not (folder / "result.json").exists() and not (folder / "saved_model").exists()
     json.loads((folder / "flags.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("train_mode", "policy", "advice"),
+    [
+        ("pretrain", "float32", ", or a higher --temperature."),
+        ("pretrain", "mixed_bfloat16", ", a higher --temperature, or --mixed_precision=none."),
+        ("finetune", "float32", " or a longer --warmup_epochs."),
+        ("finetune", "mixed_float16", ", or --mixed_precision=none."),
+        ("distill", "float32", " or a longer --warmup_epochs."),
+    ],
+)
+def test_advice_names_settings_in_use_alone(train_mode: str, policy: str, advice: str) -> None:
+    with isolated(policy):
+        encoder = make_encoder("mlp:4", image_size=4)
+        if train_mode == "pretrain":
+            model: Any = SimCLR(encoder, ProjectionHead(mode="none"))
+        else:
+            model = {"finetune": Classifier, "distill": Distiller}[train_mode](encoder, 2)
+    line = str(failure(model, "the loss is nan", 3, 0.5, None))
+    assert line.endswith(advice), line
+    assert ("--temperature" in line) == (train_mode == "pretrain")
+    assert ("--mixed_precision" in line) == (policy != "float32")
 
 
 NAN = float("nan")

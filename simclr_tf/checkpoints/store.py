@@ -287,7 +287,8 @@ class CheckpointStore:
         bad = not_finite({**model_variables(self._model), **self._state})
         if bad is not None:
             rate = getattr(self._optimizer, "inner_optimizer", self._optimizer).learning_rate
-            raise failure(f"{bad} is not finite", step, float(np.asarray(rate)), self.latest)
+            what = f"{bad} is not finite"
+            raise failure(self._model, what, step, float(np.asarray(rate)), self.latest)
         self._step.assign(step)
         with self._writer.folder(self._directory) as folder:
             manager = self._manager or tf.train.CheckpointManager(self._checkpoint, folder, 1)

@@ -18,6 +18,7 @@ from simclr_tf.compat import loss_scale
 from simclr_tf.files.atomic_file import new_file
 from simclr_tf.files.writers import Writer
 from simclr_tf.training.finite import failure
+from simclr_tf.training.simclr import SimCLR
 
 _ALONE = Writer()
 # float16: an update that overflows is skipped, and the weights stay as they were; a loss that has
@@ -143,7 +144,7 @@ class StopOnNotFinite(StepCallback):
                 metric.reset_state()
             return
         rate = float(np.mean(np.asarray(logs.get("learning_rate", math.nan))))
-        raise failure(f"the loss is {loss:g}", step, rate, self._last_checkpoint())
+        raise failure(self.model, f"the loss is {loss:g}", step, rate, self._last_checkpoint())
 
 
 class SkippedSteps(StepCallback):
@@ -177,10 +178,10 @@ class SkippedSteps(StepCallback):
         """Returns what a user should know; None where at least half of the updates were applied."""
         if 2 * self._skipped <= self._taken:
             return None
+        hotter = ", or a higher --temperature" if isinstance(self.model, SimCLR) else ""
         return (
             f"Warning: {self._skipped} of {self._taken} steps moved no weight: their gradients "
-            "overflowed float16. Take --mixed_precision=none or bfloat16, or a higher "
-            "--temperature."
+            f"overflowed float16. Take --mixed_precision=none or bfloat16{hotter}."
         )
 
 

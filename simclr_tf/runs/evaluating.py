@@ -64,7 +64,7 @@ class Evaluator:
             if not math.isfinite(value):
                 what = f"{tag} is {value:g}, nothing was exported"
                 latest = newest_checkpoint(str(config.model_dir))
-                raise failure(what, step, math.nan, latest)
+                raise failure(self._model, what, step, math.nan, latest)
         if not self._notices_said:
             self._notices_said = True
             for line in data.test.notices():

@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+from tensorflow import keras
 
 from simclr_tf.errors import NotFiniteError
+from simclr_tf.training.simclr import SimCLR
 
 
-def failure(what: str, step: int, learning_rate: float, checkpoint: str | None) -> NotFiniteError:
-    """Returns the error that ends a run.
+def failure(
+    model: keras.Model, what: str, step: int, learning_rate: float, checkpoint: str | None
+) -> NotFiniteError:
+    """Returns the error that ends a run, with those settings to try that the model is trained by.
 
     Args:
+        model: The model in training.
         what: Which number is none, as `the loss is nan`.
         step: The step at which it was seen.
         learning_rate: The rate of that step; NaN where it is not known.
@@ -26,10 +31,17 @@ def failure(what: str, step: int, learning_rate: float, checkpoint: str | None) 
         if checkpoint
         else "No checkpoint was written before. "
     )
-    return NotFiniteError(
-        f"Stopped at step {step}{at}: {what}. {kept}Try a smaller --learning_rate, a longer "
-        "--warmup_epochs, a higher --temperature, or --mixed_precision=none."
-    )
+    return NotFiniteError(f"Stopped at step {step}{at}: {what}. {kept}Try {_what_to_try(model)}.")
+
+
+def _what_to_try(model: keras.Model) -> str:
+    ways = ["a smaller --learning_rate", "a longer --warmup_epochs"]
+    if isinstance(model, SimCLR):  # fine-tuning has no temperature
+        ways.append("a higher --temperature")
+    if model.compute_dtype != "float32":
+        ways.append("--mixed_precision=none")
+    *first, last = ways
+    return f"{', '.join(first)}{',' if len(first) > 1 else ''} or {last}"
 
 
 def not_finite(variables: Mapping[str, Any]) -> str | None:
