@@ -23,7 +23,9 @@ from absl import flags
 from simclr_tf import __version__
 from simclr_tf.config import Config, define_flags
 from simclr_tf.devices.quiet import quiet_libraries, start_tensorflow
+from simclr_tf.devices.workers import joins_workers, own_task
 from simclr_tf.errors import NotFiniteError, UserError
+from simclr_tf.files.writers import Writer
 
 DEFAULT_PRESET = "quickstart"
 # Three flags that choose settings rather than being one; `Config` does not know them.
@@ -95,8 +97,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         config, notes = parse(arguments)
+        writer = _writer(config)
         for note in notes:
-            print(note, flush=True)
+            writer.say(note)
         return _train(config)
     except UserError as error:
         print(f"simclr-tf: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -109,6 +112,13 @@ def main(argv: list[str] | None = None) -> int:
 def cli() -> None:
     """Runs the command as a process: the console script `simclr-tf`."""
     sys.exit(main())
+
+
+def _writer(config: Config) -> Writer:
+    """Returns who this process will be among several workers: TensorFlow is not there yet."""
+    if config.use_tpu or not joins_workers(config.strategy):
+        return Writer()
+    return Writer.of_task(*own_task())
 
 
 def _train(config: Config) -> int:

@@ -215,3 +215,29 @@ def test_interruption_says_how_to_go_on(
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "resumes" in err
     assert ("--model_dir=runs/" in err) == (not given)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "workers", "task", "says"),
+    [
+        ("multiworker", 2, {"type": "worker", "index": 0}, True),
+        ("multiworker", 2, {"type": "worker", "index": 1}, False),
+        ("auto", 2, {"type": "worker", "index": 1}, False),
+        ("auto", 1, {"type": "worker", "index": 0}, True),
+        ("one_device", 2, {"type": "worker", "index": 1}, True),  # it trains by itself
+    ],
+)
+def test_of_several_workers_one_says_the_notes(
+    strategy: str,
+    workers: int,
+    task: dict,
+    says: bool,
+    trained: list[Config],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cluster = {"worker": [f"localhost:{port}" for port in range(1, workers + 1)]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    assert run.main(["simclr-tf", f"--strategy={strategy}", "--model_dir=run"]) == 0
+    assert len(trained) == 1
+    assert ("running --preset=quickstart" in capsys.readouterr().out) == says

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 
 import tensorflow as tf
 
+from simclr_tf.devices.workers import joins_workers, num_workers
 from simclr_tf.errors import UserError
 
 
@@ -52,8 +52,8 @@ def make_strategy(
     if use_tpu or name == "tpu":
         return _tpu_strategy(tpu_name or master, tpu_zone, gcp_project)
     # Before anything asks for the devices: that would start TensorFlow without the other workers.
-    if name == "multiworker" or (name == "auto" and _num_workers() > 1):
-        if _num_workers() == 0:
+    if joins_workers(name):
+        if num_workers() == 0:
             raise UserError(
                 "Expected the environment variable TF_CONFIG to describe the workers; received: "
                 "none. Set it for each worker, or pass --strategy=mirrored."
@@ -94,19 +94,6 @@ def split_cpu(replicas: int) -> None:
 
 def _one_device(gpus: list[tf.config.LogicalDevice]) -> tf.distribute.Strategy:
     return tf.distribute.OneDeviceStrategy(gpus[0].name if gpus else "/CPU:0")
-
-
-def _num_workers() -> int:
-    """Number of workers that TF_CONFIG names; 0 without it."""
-    text = os.environ.get("TF_CONFIG") or "{}"
-    try:
-        cluster = json.loads(text).get("cluster", {})
-        return len(cluster.get("worker", [])) + len(cluster.get("chief", []))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"Expected TF_CONFIG to be JSON that names a cluster's workers ({error}); received: "
-            f"{text!r}. Mend or unset it."
-        ) from error
 
 
 def _tpu_strategy(

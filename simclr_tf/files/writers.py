@@ -1,4 +1,7 @@
-"""Who writes: of several workers the chief alone; the others keep a scratch folder of their own."""
+"""Who writes: of several workers the chief alone; the others keep a scratch folder of their own.
+
+Commands say things before TensorFlow is there: it is imported where a strategy is asked.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
 
-import tensorflow as tf
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +40,31 @@ class Writer:
         The chief is the task `chief`, or worker 0 where the cluster has none. A process that shares
         its training with no other writes: also each of several that TF_CONFIG names but that do not
         train together. A TPU's workers are driven by one process, which writes.
+
+        Args:
+            strategy: Under which the process trains.
         """
+        import tensorflow as tf
+
         resolver = getattr(strategy, "cluster_resolver", None)
         if resolver is None or isinstance(
             resolver, tf.distribute.cluster_resolver.TPUClusterResolver
         ):
             return cls()
-        task_type, task_id = resolver.task_type, resolver.task_id
+        return cls.of_task(resolver.task_type, resolver.task_id, resolver.cluster_spec().jobs)
+
+    @classmethod
+    def of_task(cls, task_type: str | None, task_id: int | None, jobs: Collection[str]) -> Writer:
+        """Returns who a process is among workers that train together.
+
+        Args:
+            task_type: `worker`, `chief` or another job; None: the process is alone.
+            task_id: Its number within the job.
+            jobs: Names of the cluster's jobs.
+        """
         if not task_type or task_type == "chief":
             return cls()
-        has_chief = "chief" in resolver.cluster_spec().jobs
-        return cls(task_type == "worker" and not task_id and not has_chief)
+        return cls(task_type == "worker" and not task_id and "chief" not in jobs)
 
     @contextlib.contextmanager
     def folder(self, path: str) -> Iterator[str]:
@@ -69,5 +87,7 @@ class Writer:
 
 def writer_of(model: Any) -> Writer:
     """Returns who this process is under the strategy that a Keras model was made with."""
+    import tensorflow as tf
+
     strategy = getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
     return Writer.of(strategy)
