@@ -49,10 +49,11 @@ def _import(given: argparse.Namespace) -> None:
     model = load_release_weights(None, given.path, given.num_classes, given.variable_schema)
     # A SavedModel does not say its step; an evaluation ends at a step above 0.
     step = max(1, stored.step)
-    held = stored.architecture
+    held = stored.recipe
     assert held is not None
     name = os.path.basename(os.path.normpath(given.path))
-    details = {"settings": held.settings(), "source": f"{name} ({stored.format})", "step": step}
+    settings, source = held.release_settings(), f"{name} ({stored.format})"
+    details = {"settings": settings, "source": source, "step": step}
     parent = os.path.dirname(output)
     try:
         os.makedirs(parent, exist_ok=True)
@@ -72,7 +73,7 @@ def _import(given: argparse.Namespace) -> None:
         shutil.rmtree(partial, ignore_errors=True)
     flags = " ".join(
         f"--{name}={f'{value:g}' if isinstance(value, float) else value}"
-        for name, value in held.settings().items()
+        for name, value in settings.items()
     )
     print(f"Read {len(stored.shapes)} variables ({stored.format}): {held.describe()}.")
     print(f"Wrote {given.output}/ckpt-{step} and {given.output}/saved_model/{step}.")

@@ -24,6 +24,7 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.run import main as train
 from simclr_tf.runs.folder import FLAGS_FILE
 from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.distiller import Distiller
 from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import load_model
 from tf_hub_export.__main__ import main
@@ -150,6 +151,15 @@ def test_any_encoder_in_a_keras_file(tmp_path: Path, export: Any) -> None:
     np.testing.assert_allclose(
         module(images())["final_avg_pool"], encoder(images()), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("kind", [SimCLR, Classifier, Distiller])
+def test_a_fresh_process_knows_the_class_in_a_keras_file(kind: type, tmp_path: Path) -> None:
+    """Keras 3 finds a class only if something has imported it."""
+    kind(make_encoder("mlp:4", image_size=8), num_classes=3).save(tmp_path / "model.keras")
+    code = "import tf_hub_export as t; print(type(t.load_model('model.keras')[0]).__name__)"
+    done = processes.run("-c", code, cwd=tmp_path)
+    assert done.stdout.strip() == kind.__name__, done.stderr[-3000:]
 
 
 @pytest.mark.slow

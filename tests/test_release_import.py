@@ -22,9 +22,10 @@ from simclr_tf.checkpoints.reader import StoredWeights
 from simclr_tf.checkpoints.release import load_release_weights
 from simclr_tf.checkpoints.store import load_weights, model_variables, save_weights
 from simclr_tf.errors import UserError
-from simclr_tf.models.architecture import Architecture, recognise, tf1_names
+from simclr_tf.models.architecture import recognise, tf1_names
 from simclr_tf.models.endpoints import endpoint_model
 from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.recipe import Recipe
 from simclr_tf.models.resnet import ResNet
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.simclr import SimCLR
@@ -73,7 +74,7 @@ def test_manifest_of_a_tf2_checkpoint(name: str) -> None:
     assert (held.resnet_depth, held.width_multiplier) == (depth, width)
     assert held.sk_ratio == (0.0625 if has_sk else 0)
     assert held.se_ratio == (0.25 if "_se_" in name else 0)
-    assert held.cifar_stem == name.endswith("cifar")
+    assert held.image_size == (32 if name.endswith("cifar") else 224)
     assert (held.proj_head_mode, held.num_proj_layers) == ("nonlinear", 3)
     assert held.proj_out_dim == 128 and held.num_classes == shapes[
         "supervised_head/linear_layer/dense/bias"
@@ -154,11 +155,9 @@ def test_outputs_equal_the_release(archive: Any, golden: Any, name: str) -> None
 
 
 @pytest.mark.parametrize("name", PREFIXES)
-def test_architecture_is_recognised(archive: Any, name: str) -> None:
+def test_the_network_is_recognised(archive: Any, name: str) -> None:
     stored = StoredWeights(archive(name))
-    assert stored.architecture == Architecture(
-        18, cifar_stem=True, proj_head_mode="nonlinear", num_classes=10
-    )
+    assert stored.recipe == Recipe(resnet_depth=18, image_size=32, num_classes=10)
     assert len(stored.shapes) == 121  # optimizer slots and counters are none of them
 
 

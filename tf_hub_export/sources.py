@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +13,10 @@ from simclr_tf.checkpoints.reader import StoredWeights
 from simclr_tf.checkpoints.release import load_release_weights
 from simclr_tf.errors import UserError
 from simclr_tf.files.load_failures import explain
-from simclr_tf.models.encoders import make_encoder
-from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.recipe import Recipe
 from simclr_tf.runs.folder import complete, read_settings
 from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.from_recipe import build_model
 from simclr_tf.training.simclr import SimCLR
 from tf_hub_export.model_card import CARD_FILE, DETAILS, read_json
 
@@ -51,12 +52,13 @@ def load_model(path: str) -> tuple[SimCLR | Classifier, dict[str, Any]]:
     details = _recorded(folder, stored.step)
     if "encoder" in details.get("settings", {}):
         classes = stored.shapes[_HEAD][-1] if _HEAD in stored.shapes else None
-        model = load_release_weights(_build(details["settings"], classes, folder), path)
+        fresh = build_model(_recipe(details["settings"], classes, folder))
+        model = load_release_weights(fresh, path)
     else:
         model = load_release_weights(None, path)
-        assert stored.architecture is not None
+        assert stored.recipe is not None
         source = f"{os.path.basename(path)} ({stored.format})"
-        details = {"settings": stored.architecture.settings(), "source": source, **details}
+        details = {"settings": stored.recipe.release_settings(), "source": source, **details}
     if stored.step:
         details["step"] = stored.step
     return model, details
@@ -79,7 +81,7 @@ def _load_keras(path: str) -> SimCLR | Classifier:
         ) from error
     if isinstance(model, (SimCLR, Classifier)):
         return model
-    return SimCLR(model, projection_head=ProjectionHead(mode="none"))
+    return build_model(Recipe(model, proj_head_mode="none"))
 
 
 def _recorded(folder: str, step: int) -> dict[str, Any]:
@@ -101,54 +103,20 @@ def _recorded(folder: str, step: int) -> dict[str, Any]:
     return {**details, "results": results} if results else details
 
 
-def _build(settings: Mapping[str, Any], classes: int | None, folder: str) -> SimCLR | Classifier:
-    """Returns a fresh model as a run's settings describe it."""
-    names = (
-        "resnet_depth",
-        "width_multiplier",
-        "sk_ratio",
-        "se_ratio",
-        "batch_norm_decay",
-        "global_bn",
-    )
+def _recipe(settings: Mapping[str, Any], classes: int | None, folder: str) -> Recipe:
+    """Returns the recipe of what a run left: the settings', for weights that come from a file."""
     try:
-        encoder = make_encoder(
-            settings["encoder"],
-            image_size=settings["image_size"],
-            **{name: settings[name] for name in names},
-        )
-        head = ProjectionHead(
-            mode=settings["proj_head_mode"],
-            out_dim=settings["proj_out_dim"],
-            num_layers=settings["num_proj_layers"],
-            batch_norm_momentum=settings["batch_norm_decay"],
-            synchronized=settings["global_bn"],
-        )
-        if settings["train_mode"] in ("finetune", "distill") and classes is not None:
-            return Classifier(
-                encoder,
-                num_classes=classes,
-                projection_head=head,
-                projection_selector=settings["ft_proj_selector"],
-                fine_tune_after_block=settings["fine_tune_after_block"],
-                weight_decay=settings["weight_decay"],
-                seed=settings["seed"],
-            )
-        return SimCLR(
-            encoder,
-            projection_head=head,
-            num_classes=classes,
-            projection_selector=settings["ft_proj_selector"],
-            temperature=settings["temperature"],
-            hidden_norm=settings["hidden_norm"],
-            # A run of an earlier version has no such setting.
-            supervised_loss_weight=settings.get("lineareval_loss_weight", 1.0),
-            # The linear head of a run is read as a plain one, whatever stood before it.
-            weight_decay=settings["weight_decay"],
-            seed=settings["seed"],
-        )
+        recipe = Recipe.from_settings(settings, classes)
     except KeyError as error:
         raise UserError(
             f"Expected a run's settings beside the weights in {folder}; received: none for "
             f"{error}. Mend its flags.json."
         ) from error
+    has_classifier = recipe.train_mode in ("finetune", "distill") and classes is not None
+    return dataclasses.replace(
+        recipe,
+        train_mode="finetune" if has_classifier else "pretrain",  # a student needs no teacher now
+        encoder_weights=None,
+        # The linear head of a run is read as a plain one, whatever stood before it.
+        lineareval_batch_norm=False,
+    )

@@ -22,7 +22,8 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from simclr_tf.errors import UserError
 from simclr_tf.files.load_failures import explain
-from simclr_tf.models.architecture import Architecture, is_tf1, recognise, tf1_names
+from simclr_tf.models.architecture import is_tf1, recognise, tf1_names
+from simclr_tf.models.recipe import Recipe
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -49,13 +50,13 @@ class StoredWeights:
         shapes: Path below `model/` -> shape, as `resnet_model/.../kernel`; optimizer slots and
             counters are no weights.
         step: Training step at which it was saved; 0 where the file does not say.
-        architecture: What network it is; None if it is none of the release's.
+        recipe: What network it is; None if it is none of the release's.
 
     Raises:
         UserError: Nothing there that can be read.
 
     Example:
-        >>> StoredWeights('/tmp/simclr_test').architecture.resnet_depth
+        >>> StoredWeights('/tmp/simclr_test').recipe.resnet_depth
         18
     """
 
@@ -74,7 +75,7 @@ class StoredWeights:
             self._step_name = f"global_step{VALUE}"
         self.shapes = {path: tuple(shapes[name]) for path, name in self._names.items()}
         self.step = int(self.tensor(self._step_name)) if self._step_name in shapes else 0
-        self.architecture: Architecture | None = recognise(self.shapes)
+        self.recipe: Recipe | None = recognise(self.shapes)
 
     def read(self, path: str) -> np.ndarray:
         """Returns the value of one of `shapes`."""

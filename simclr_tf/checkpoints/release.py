@@ -8,6 +8,7 @@ from simclr_tf.checkpoints.reader import StoredWeights
 from simclr_tf.checkpoints.store import LoadReport, load_weights
 from simclr_tf.errors import UserError
 from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.from_recipe import build_model
 from simclr_tf.training.simclr import SimCLR
 
 _NAMED = 5
@@ -66,9 +67,9 @@ def load_release_weights(
     return model
 
 
-def _model_of(stored: StoredWeights, num_classes: int | None) -> SimCLR:
-    """Returns a fresh model of the file's architecture."""
-    held = stored.architecture
+def _model_of(stored: StoredWeights, num_classes: int | None) -> SimCLR | Classifier:
+    """Returns a fresh model of the file's recipe."""
+    held = stored.recipe
     if held is None:
         example = f" (as {min(stored.shapes)})" if stored.shapes else ""
         raise UserError(
@@ -77,11 +78,7 @@ def _model_of(stored: StoredWeights, num_classes: int | None) -> SimCLR:
             "Build the model yourself and pass it."
         )
     held = dataclasses.replace(held, num_classes=num_classes or held.num_classes)
-    return SimCLR(
-        held.make_encoder(),
-        projection_head=held.make_projection_head(),
-        num_classes=held.num_classes,
-    )
+    return build_model(held)
 
 
 def _misfit(path: str, stored: StoredWeights, report: LoadReport) -> str:
@@ -96,7 +93,7 @@ def _misfit(path: str, stored: StoredWeights, report: LoadReport) -> str:
         if paths:
             more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
             parts.append(f"{len(paths)} {what}: {', '.join(paths[:_NAMED])}{more}")
-    held = f" It holds {stored.architecture.describe()}." if stored.architecture else ""
+    held = f" It holds {stored.recipe.describe()}." if stored.recipe else ""
     return (
         f"Expected {path} to fit the model variable by variable; received: {'; '.join(parts)}."
         f"{held} Pass num_classes for a fresh linear head, variable_schema to leave variables out, "

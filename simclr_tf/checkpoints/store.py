@@ -20,8 +20,8 @@ from simclr_tf.checkpoints.reader import VALUE, StoredWeights, all_checkpoints, 
 from simclr_tf.compat import batches_taken, optimizer_variables, raw_variable, short_name
 from simclr_tf.errors import UserError
 from simclr_tf.files.writers import Writer
-from simclr_tf.models.architecture import Architecture
 from simclr_tf.models.heads import without_batch_norm
+from simclr_tf.models.recipe import Recipe
 from simclr_tf.training.finite import failure, not_finite
 
 _ENCODER, _PROJECTION, _SUPERVISED = "resnet_model/", "_projection_head/", "supervised_head/"
@@ -102,7 +102,7 @@ class LoadReport:
         unused: Paths that the checkpoint has and the model has not.
         mismatched: Path -> (shape in the checkpoint, shape in the model).
         filtered: Paths that `variable_schema` left out.
-        architecture: What network the checkpoint holds; None if it is none of the release's.
+        recipe: What network the checkpoint holds; None if it is none of the release's.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -110,7 +110,7 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     filtered: list[str] = field(default_factory=list)
-    architecture: Architecture | None = None
+    recipe: Recipe | None = None
 
     def encoder_fits(self) -> bool:
         """Whether the encoder was loaded whole, with nothing of it left over."""
@@ -163,7 +163,7 @@ def load_weights(
     """
     stored = path if isinstance(path, StoredWeights) else StoredWeights(path)
     variables = model_variables(model)
-    report = LoadReport(architecture=stored.architecture)
+    report = LoadReport(recipe=stored.recipe)
     folds = set(_LINEAR_NORM) <= set(stored.shapes) and not set(_LINEAR_NORM) & set(variables)
     others = set(stored.shapes) - set(variables) - set(_LINEAR_NORM if folds else ())
     for name in (*variables, *sorted(others)):

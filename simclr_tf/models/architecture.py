@@ -8,7 +8,6 @@ its layers in the same order, so that the numbers can be turned into paths.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 from collections.abc import Mapping
@@ -17,7 +16,8 @@ from typing import Any
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
-from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.encoders import CIFAR_STEM_SIDE
+from simclr_tf.models.recipe import Recipe
 from simclr_tf.models.resnet import BLOCKS_PER_GROUP, ResNet
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -28,80 +28,15 @@ _HEADS = "_projection_head/linear_layers"
 _TF1_STEM = "base_model/conv2d/kernel"
 
 
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """The settings that rebuild what a file of weights holds.
-
-    Attributes:
-        resnet_depth: Depth of the encoder.
-        width_multiplier: Width of the encoder.
-        sk_ratio: Selective kernels' ratio; 0: none.
-        se_ratio: Squeeze-and-excitation's ratio; 0: none.
-        cifar_stem: Whether the stem is the one for at most 32 pixels.
-        channels: Channels of the images.
-        proj_head_mode: `none` where the file holds no projection head (SimCLRv1's).
-        num_proj_layers: Layers of the projection head.
-        proj_out_dim: Size of its output.
-        num_classes: Classes of the linear head; None: there is none.
-    """
-
-    resnet_depth: int
-    width_multiplier: float = 1
-    sk_ratio: float = 0
-    se_ratio: float = 0
-    cifar_stem: bool = False
-    channels: int = 3
-    proj_head_mode: str = "none"
-    num_proj_layers: int = 3
-    proj_out_dim: int = 128
-    num_classes: int | None = None
-
-    def make_encoder(self) -> ResNet:
-        """Returns a fresh encoder of this architecture."""
-        return ResNet(
-            self.resnet_depth,
-            self.width_multiplier,
-            cifar_stem=self.cifar_stem,
-            sk_ratio=self.sk_ratio,
-            se_ratio=self.se_ratio,
-            channels=self.channels,
-        )
-
-    def make_projection_head(self) -> ProjectionHead:
-        """Returns a fresh projection head of this architecture."""
-        return ProjectionHead(
-            self.proj_head_mode, out_dim=self.proj_out_dim, num_layers=self.num_proj_layers
-        )
-
-    def settings(self) -> dict[str, Any]:
-        """Returns what the command line calls these settings, with their values."""
-        values = dataclasses.asdict(self)
-        image_size = 32 if values.pop("cifar_stem") else 224
-        for name in ("num_classes", "channels"):
-            values.pop(name)
-        return {**values, "image_size": image_size}
-
-    def describe(self) -> str:
-        """Returns the settings in words, as `resnet_depth=50, ..., 1000 classes`."""
-        stem = "image_size<=32" if self.cifar_stem else "image_size>32"
-        head = f"proj_head_mode={self.proj_head_mode}"
-        if self.proj_head_mode != "none":
-            head += f", num_proj_layers={self.num_proj_layers}, proj_out_dim={self.proj_out_dim}"
-        classes = f"{self.num_classes} classes" if self.num_classes else "no linear head"
-        return (
-            f"resnet_depth={self.resnet_depth}, width_multiplier={self.width_multiplier:g}, "
-            f"sk_ratio={self.sk_ratio:g}, se_ratio={self.se_ratio:g}, {stem}, {head}, {classes}"
-        )
-
-
-def recognise(shapes: Shapes) -> Architecture | None:
-    """Returns the architecture behind variables under the release's paths.
+def recognise(shapes: Shapes) -> Recipe | None:
+    """Returns the recipe of the network that has these variables, under the release's paths.
 
     Args:
         shapes: Path -> shape of every variable that the file holds.
 
     Returns:
-        None where the encoder is not one of the release's networks.
+        None where the encoder is not one of the release's networks. Shapes tell of the stem alone
+        for how large images it is made: `image_size` is 32 or 224.
 
     Example:
         >>> recognise(StoredWeights('/models/r50_1x_sk1/saved_model').shapes).sk_ratio
@@ -121,13 +56,14 @@ def recognise(shapes: Shapes) -> Architecture | None:
     se_hidden = shapes[se_kernels[0]] if se_kernels else None
     layers = _count(shapes, _HEADS)
     head = shapes.get("supervised_head/linear_layer/dense/kernel")
-    return Architecture(
+    # The small stem alone is one 3 x 3 convolution; selective kernels bring three of them.
+    small = shapes[first_kernel][0] == 3 and f"{_STEM}/2/conv2d/kernel" not in shapes
+    return Recipe(
         resnet_depth=depth,
+        image_size=CIFAR_STEM_SIDE if small else 224,
         width_multiplier=_number(filters / 512),
         sk_ratio=sk_hidden[-1] / filters if sk_hidden else 0,
         se_ratio=se_hidden[-1] / filters if se_hidden else 0,
-        # The small stem alone is one 3 x 3 convolution; selective kernels bring three of them.
-        cifar_stem=shapes[first_kernel][0] == 3 and f"{_STEM}/2/conv2d/kernel" not in shapes,
         channels=shapes[first_kernel][2],
         proj_head_mode={0: "none", 1: "linear"}.get(layers, "nonlinear"),
         num_proj_layers=layers or 3,

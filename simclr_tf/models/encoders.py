@@ -46,6 +46,8 @@ __all__ = [
 ]
 
 _MLP_WIDTHS = (512, 512)
+# The largest side in pixels for which a ResNet has the small stem.
+CIFAR_STEM_SIDE = 32
 
 
 @register
@@ -230,7 +232,7 @@ def make_encoder(
             width_multiplier=width_multiplier,
             sk_ratio=sk_ratio,
             se_ratio=se_ratio,
-            cifar_stem=sides is not None and max(sides) <= 32,
+            cifar_stem=sides is not None and max(sides) <= CIFAR_STEM_SIDE,
             batch_norm_momentum=batch_norm_decay,
             synchronized=global_bn,
             channels=channels,

@@ -13,32 +13,30 @@ from simclr_tf.datasets import ImageSource
 from simclr_tf.devices.strategy import accelerated
 from simclr_tf.errors import UserError
 from simclr_tf.features.teacher import Teacher, load_teacher
-from simclr_tf.models import encoders
-from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.recipe import Recipe
 from simclr_tf.optim.registry import make_optimizer
 from simclr_tf.optim.schedules import WarmUpCosine
 from simclr_tf.runs.data import RunData
 from simclr_tf.training.classifier import Classifier
-from simclr_tf.training.distiller import Distiller
+from simclr_tf.training.from_recipe import build_model
 from simclr_tf.training.simclr import SimCLR
 
 # Compiling the views takes seconds: from so many steps on it pays for small ones too.
 _LONG_RUN = 200
 
 
-def make_encoder(config: Config) -> keras.Model:
-    """Returns the encoder, with the weights of `encoder_weights` if that is set."""
-    return encoders.make_encoder(
-        config.encoder,
-        image_size=config.image_size,
-        weights=config.encoder_weights,
-        resnet_depth=config.resnet_depth,
-        width_multiplier=config.width_multiplier,
-        sk_ratio=config.sk_ratio,
-        se_ratio=config.se_ratio,
-        batch_norm_decay=config.batch_norm_decay,
-        global_bn=config.global_bn,
-    )
+def recipe_of(config: Config, num_classes: int | None = None) -> Recipe:
+    """Returns the recipe of what a run trains.
+
+    Args:
+        config: The settings.
+        num_classes: Classes of the images; None: there are no labels.
+    """
+    if config.train_mode == "pretrain" and (
+        num_classes == 1 or not config.lineareval_while_pretraining
+    ):
+        num_classes = None  # one class: there is nothing to tell apart
+    return Recipe.from_settings(config.to_dict(), num_classes)
 
 
 def view_options(config: Config) -> dict[str, Any]:
@@ -130,48 +128,14 @@ def make_model(
         train_steps: Steps of the schedule.
         teacher: Of a distillation.
     """
-    encoder = make_encoder(config)
-    common: dict[str, Any] = {
-        "projection_head": ProjectionHead(
-            mode=config.proj_head_mode,
-            out_dim=config.proj_out_dim,
-            num_layers=config.num_proj_layers,
-            batch_norm_momentum=config.batch_norm_decay,
-            synchronized=config.global_bn,
-        ),
-        "augment": _make_augment(config, train_steps),
-        "projection_selector": config.ft_proj_selector,
-        "weight_decay": config.weight_decay,
-        "seed": config.seed,
-    }
-    model: SimCLR | Classifier
+    training: dict[str, Any] = {"augment": _make_augment(config, train_steps)}
     if config.train_mode == "pretrain":
-        if num_classes == 1 or not config.lineareval_while_pretraining:
-            num_classes = None  # one class: there is nothing to tell apart
-        model = SimCLR(
-            encoder,
-            temperature=config.temperature,
-            hidden_norm=config.hidden_norm,
-            num_classes=num_classes,
-            supervised_loss_weight=config.lineareval_loss_weight,
-            supervised_batch_norm=config.lineareval_batch_norm,
-            micro_batch_size=config.micro_batch_size or None,
-            **common,
-        )
-    else:
-        assert num_classes is not None
-        common["fine_tune_after_block"] = config.fine_tune_after_block
-        if config.train_mode == "finetune":
-            model = Classifier(encoder, num_classes, **common)
-        else:
-            model = Distiller(
-                encoder,
-                num_classes,
-                teacher,
-                temperature=config.distill_temperature,
-                labels_weight=config.distill_labels_weight,
-                **common,
-            )
+        training["micro_batch_size"] = config.micro_batch_size or None
+    if config.train_mode == "distill":
+        training["teacher"] = teacher
+        training["temperature"] = config.distill_temperature
+        training["labels_weight"] = config.distill_labels_weight
+    model = build_model(recipe_of(config, num_classes), **training)
     model.compile(
         optimizer=_make_optimizer(config, num_examples, train_steps), jit_compile=config.jit_compile
     )

@@ -80,7 +80,7 @@ def compare(
         not possible).
     """
     keras.utils.set_random_seed(config.seed)  # as before the first step, also after resuming
-    untrained = building.make_encoder(config)
+    untrained = building.recipe_of(config).make_encoder()
     encoders = {"raw pixels": None, "same encoder, untrained": untrained, "this run": encoder}
     train, test = (
         evaluation_dataset(s, batch_size=config.eval_batch_size, image_size=config.image_size)

@@ -52,9 +52,9 @@ def slow_precision(config: Config) -> list[str]:
     on_tpu = config.use_tpu or config.strategy == "tpu"
     if config.mode == "eval" or not precision.may_be_slow(config.mixed_precision, on_tpu):
         return []
-    fresh = dataclasses.replace(config, encoder_weights=None)
+    fresh = dataclasses.replace(building.recipe_of(config), encoder_weights=None)
     measured = precision.measure_slowdown(
-        lambda: building.make_encoder(fresh),
+        fresh.make_encoder,
         config.mixed_precision,
         (config.image_size, config.image_size, 3),
     )

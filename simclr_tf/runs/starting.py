@@ -69,7 +69,7 @@ def _check_report(report: LoadReport, config: Config) -> None:
         absent = [*report.missing, *report.mismatched]
         partial = partial or any(path.startswith(tuple(needed)) for path in absent)
     if partial:
-        held = report.architecture
+        held = report.recipe
         holds = f" It holds {held.describe()}." if held is not None else ""
         raise UserError(
             f"Expected a checkpoint of the same architecture in {config.checkpoint}; "
