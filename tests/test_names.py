@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import simclr_tf
-from simclr_tf.augment.options import KNOWN_AUGMENTATIONS
-from simclr_tf.config import Config, settings
+from simclr_tf.augment.operations import OPERATIONS
+from simclr_tf.config import Config
 from simclr_tf.images import transparency
+from simclr_tf.images.augmentations import AUGMENTATIONS
 from simclr_tf.models import resnet
 from simclr_tf.optim.registry import OPTIMIZERS, make_optimizer
 from simclr_tf.run import main
@@ -31,7 +32,7 @@ def choices(name: str) -> set[Any]:
 
 
 def test_what_can_be_asked_for_is_what_can_be_built() -> None:
-    assert set(settings.AUGMENTATIONS) == set(KNOWN_AUGMENTATIONS)
+    assert set(AUGMENTATIONS) == {"crop", *OPERATIONS}
     assert choices("resnet_depth") == set(resnet.BLOCKS_PER_GROUP)
     assert choices("optimizer") == set(OPTIMIZERS)
     assert choices("transparent") == set(transparency.TRANSPARENT)

@@ -1,6 +1,7 @@
 """What a view is: SimCLR's random augmentation as a Keras layer, its draws, its operations, and its
 forms for the host and for XLA on processors.
-A new kind of view is a row of `extras`; deterministic geometry is in `images`.
+A new kind of view is a row of `extras` and a name in `images.augmentations`; deterministic geometry
+is in `images`.
 """
 
 from __future__ import annotations

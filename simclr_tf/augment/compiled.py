@@ -20,7 +20,8 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.ops import control_flow_util
 
-from simclr_tf.augment import color, extras
+from simclr_tf.augment import color
+from simclr_tf.augment.operations import OPERATIONS
 from simclr_tf.augment.options import blur_kernel_size
 from simclr_tf.devices.strategy import accelerated
 from simclr_tf.images import geometry
@@ -119,11 +120,8 @@ class ViewStages:
         self._blur = _compiled(self._blurred)
         self._jitter = [_compiled(self._jitter_step(operation)) for operation in range(4)]
         self._finish = _compiled(lambda view: geometry.clip(tf.transpose(view, [0, 2, 1])))
-        self._extras = {
-            name: _compiled(_planar(extras.EXTRAS[name][1]))
-            for name in self.names
-            if name in extras.EXTRAS
-        }
+        own = {"flip": self._flipped, "color": self._colored, "blur": self._sometimes_blurred}
+        self._stages = [own[name] if name in own else self._planar(name) for name in self.names]
 
     def __call__(self, images: tf.Tensor, params: Params) -> tf.Tensor:
         """Returns float32 (N, height, width, C) in [0, 1].
@@ -146,20 +144,33 @@ class ViewStages:
         box = params["box"] * (canvas / tf.tile(params["size"], [2]))
         flip = params["flip"] if self.flips_in_crop else tf.constant(False)
         view = self._crop(image, box, flip)
-        for name in self.names:
-            view = self._apply(name, view, params)
+        for stage in self._stages:
+            view = stage(view, params)
         return self._finish(view)
 
-    def _apply(self, name: str, view: tf.Tensor, params: Params) -> tf.Tensor:
-        if name == "flip":
-            return tf.cond(params["flip"], lambda: self._flip(view), lambda: view)
-        if name == "color":
-            view = tf.cond(params["jitter"], lambda: self._jittered(view, params), lambda: view)
-            return tf.cond(params["gray"], lambda: self._gray(view), lambda: view)
-        if name == "blur":
-            return tf.cond(params["blur"], lambda: self._blur(view, params["sigma"]), lambda: view)
-        own = {key: value[tf.newaxis] for key, value in params.items()}
-        return self._extras[name](view, own)
+    def _flipped(self, view: tf.Tensor, params: Params) -> tf.Tensor:
+        return tf.cond(params["flip"], lambda: self._flip(view), lambda: view)
+
+    def _colored(self, view: tf.Tensor, params: Params) -> tf.Tensor:
+        view = tf.cond(params["jitter"], lambda: self._jittered(view, params), lambda: view)
+        return tf.cond(params["gray"], lambda: self._gray(view), lambda: view)
+
+    def _sometimes_blurred(self, view: tf.Tensor, params: Params) -> tf.Tensor:
+        return tf.cond(params["blur"], lambda: self._blur(view, params["sigma"]), lambda: view)
+
+    def _planar(self, name: str) -> Callable[[tf.Tensor, Params], tf.Tensor]:
+        """Returns the stage of an augmentation that has no form of its own here."""
+        operation = OPERATIONS[name]
+
+        def planar(view: tf.Tensor, params: Params) -> tf.Tensor:
+            image = tf.transpose(view, [0, 2, 1])[tf.newaxis]
+            image = geometry.clip(image) if operation.clips else image
+            return tf.transpose(operation.apply(image, params, self.options)[0], [0, 2, 1])
+
+        stage = _compiled(planar)
+        return lambda view, params: stage(
+            view, {key: value[tf.newaxis] for key, value in params.items()}
+        )
 
     def _jittered(self, view: tf.Tensor, params: Params) -> tf.Tensor:
         for k in range(4):
@@ -234,16 +245,6 @@ def _planes(view: tf.Tensor) -> list[tf.Tensor]:
 
 def _gray(view: tf.Tensor) -> tf.Tensor:
     return tf.stack([color.luminance(_planes(view))[0]] * 3, axis=1)
-
-
-def _planar(apply: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """Returns `apply(images, params)` as a function of one view (height, C, width)."""
-
-    def stage(view: tf.Tensor, params: Params) -> tf.Tensor:
-        image = geometry.clip(tf.transpose(view, [0, 2, 1]))[tf.newaxis]
-        return tf.transpose(apply(image, params)[0], [0, 2, 1])
-
-    return stage
 
 
 def _read(x: tf.Tensor, start: list[Any], size: list[int]) -> tf.Tensor:

@@ -6,18 +6,14 @@ statistics), from the image's own pixels; its numbers for one seed are different
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from simclr_tf.augment import color, draws, extras
-from simclr_tf.augment.options import (
-    DEFAULT_AUGMENTATIONS,
-    KNOWN_AUGMENTATIONS,
-    blur_kernel_size,
-    check_options,
-)
+from simclr_tf.augment import color, draws
+from simclr_tf.augment.operations import OPERATIONS, own_seed
+from simclr_tf.augment.options import DEFAULT_AUGMENTATIONS, blur_kernel_size, check_options
 from simclr_tf.images import geometry, pixel_values
 
 
@@ -75,27 +71,30 @@ def _view(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tens
     channels = image.shape[-1]
     names = options["names"]
     if names[:1] == ["crop"]:
-        image = _crop(image, _own(seed, "crop"), options)
+        image = _crop(image, own_seed(seed, "crop"), options)
         names = names[1:]
     image = tf.image.resize(image, [height, width], method="bicubic")
     image = tf.ensure_shape(image, [height, width, channels])
     for name in names:
-        own = _own(seed, name)
-        if name == "flip":
-            image = tf.image.stateless_random_flip_left_right(image, own)
-        elif name == "color":
-            image = _color(image, own, options)
-        elif name == "blur":
-            image = _blur(geometry.clip(image), own, blur_kernel_size(height))
-        else:
-            draw, apply = extras.EXTRAS[name]
-            params = draw(own, 1, height, width, channels)
-            image = apply(geometry.clip(image)[tf.newaxis], params)[0]
+        form = _FORMS.get(name, _as_batch_of_one(name))
+        image = form(image, own_seed(seed, name), options)
     return geometry.clip(image)
 
 
-def _own(seed: tf.Tensor, name: str) -> tf.Tensor:
-    return draws.fold_in(seed, KNOWN_AUGMENTATIONS.index(name))
+def _as_batch_of_one(name: str) -> Callable[..., tf.Tensor]:
+    """Returns an augmentation that has no form of its own here."""
+    operation = OPERATIONS[name]
+
+    def form(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
+        params = operation.draw(seed, 1, image.shape[-1], options)
+        image = geometry.clip(image) if operation.clips else image
+        return operation.apply(image[tf.newaxis], params, options)[0]
+
+    return form
+
+
+def _flip(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
+    return tf.image.stateless_random_flip_left_right(image, seed)
 
 
 def _crop(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
@@ -145,10 +144,11 @@ def _color(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Ten
     )
 
 
-def _blur(image: tf.Tensor, seed: tf.Tensor, kernel_size: int) -> tf.Tensor:
+def _blur(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
     """Gaussian blur as two depthwise convolutions."""
+    image = geometry.clip(image)
     batch = draws.blur_parameters(seed, 1)
-    radius = kernel_size // 2
+    radius = blur_kernel_size(options["size"][0]) // 2
 
     def blurred() -> tf.Tensor:
         taps = tf.range(-radius, radius + 1, dtype=tf.float32)
@@ -160,3 +160,6 @@ def _blur(image: tf.Tensor, seed: tf.Tensor, kernel_size: int) -> tf.Tensor:
         return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")[0]
 
     return tf.cond(batch["blur"][0], blurred, lambda: image)
+
+
+_FORMS: dict[str, Callable[..., tf.Tensor]] = {"flip": _flip, "color": _color, "blur": _blur}

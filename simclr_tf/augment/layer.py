@@ -24,14 +24,10 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.augment import color, compiled, draws, extras
+from simclr_tf.augment import compiled, draws, extras
 from simclr_tf.augment.host import host_views
-from simclr_tf.augment.options import (
-    DEFAULT_AUGMENTATIONS,
-    KNOWN_AUGMENTATIONS,
-    blur_kernel_size,
-    check_options,
-)
+from simclr_tf.augment.operations import OPERATIONS, own_seed
+from simclr_tf.augment.options import DEFAULT_AUGMENTATIONS, KNOWN_AUGMENTATIONS, check_options
 from simclr_tf.compat import register
 from simclr_tf.errors import UserError
 from simclr_tf.images import geometry, pixel_values
@@ -198,7 +194,7 @@ class SimCLRAugment(keras.layers.Layer):
         widths = tf.broadcast_to(tf.cast(widths, tf.int32), [batch_size])
         params = {}
         for name in options["names"]:
-            own = draws.fold_in(seed, KNOWN_AUGMENTATIONS.index(name))
+            own = own_seed(seed, name)
             if name == "crop":
                 low, high = options["crop_aspect_ratio"]
                 aspect = (low * width / height, high * width / height)
@@ -206,19 +202,8 @@ class SimCLRAugment(keras.layers.Layer):
                     own, heights, widths, options["crop_area"], aspect, options["min_covered"]
                 )
                 params["size"] = tf.cast(tf.stack([heights, widths], axis=1), tf.float32)
-            elif name == "flip":
-                params["flip"] = draws.uniform(own, tf.stack([batch_size])) < 0.5
-            elif name == "color":
-                params.update(
-                    draws.color_parameters(
-                        own, batch_size, options["color_jitter_strength"], options["brightness"]
-                    )
-                )
-            elif name == "blur":
-                params.update(draws.blur_parameters(own, batch_size))
             else:
-                extra_draw, _ = extras.EXTRAS[name]
-                params.update(extra_draw(own, batch_size, height, width, channels))
+                params.update(OPERATIONS[name].draw(own, batch_size, channels, options))
         return params
 
     def apply(self, images: Any, params: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -260,29 +245,10 @@ class SimCLRAugment(keras.layers.Layer):
         else:
             views = images if flip is None else geometry.flip_left_right(images, flip)
         for name in names:
-            views = self._apply_one(name, views, params)
+            operation = OPERATIONS[name]
+            views = geometry.clip(views) if operation.clips else views
+            views = operation.apply(views, params, self.options)
         return geometry.clip(tf.ensure_shape(views, [None, height, width, images.shape[-1]]))
-
-    def _apply_one(self, name: str, views: tf.Tensor, params: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        if name == "flip":
-            return geometry.flip_left_right(views, params["flip"])
-        if name == "color":
-            # As in the release the first jitter step sees the overshoot of bicubic interpolation.
-            views = color.color_jitter(
-                views,
-                params["color"],
-                params["order"],
-                self.options["brightness"],
-                params["jitter"],
-            )
-            return color.grayscale(views, params["gray"])
-        views = geometry.clip(views)
-        if name == "blur":
-            blurred = geometry.gaussian_blur(
-                views, params["sigma"], blur_kernel_size(self.options["size"][0])
-            )
-            return tf.where(params["blur"][:, tf.newaxis, tf.newaxis, tf.newaxis], blurred, views)
-        return extras.EXTRAS[name][1](views, params)
 
     def _next_seed(self) -> tf.Tensor:
         context = tf.distribute.get_replica_context()

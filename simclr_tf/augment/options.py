@@ -7,11 +7,10 @@ from typing import Any
 
 from simclr_tf.augment import color, extras
 from simclr_tf.errors import UserError
+from simclr_tf.images.augmentations import AUGMENTATIONS, SIMCLR
 
-DEFAULT_AUGMENTATIONS = ("crop", "flip", "color", "blur")
-# The place in this tuple is folded into the seed: what one augmentation draws does not depend on
-# which others are on. Append only.
-KNOWN_AUGMENTATIONS = (*DEFAULT_AUGMENTATIONS, *extras.EXTRAS)
+DEFAULT_AUGMENTATIONS = SIMCLR
+KNOWN_AUGMENTATIONS = AUGMENTATIONS
 
 _RELEASE_AREA_MIN = 0.08
 _RELEASE_MIN_COVERED = 0.1

@@ -8,8 +8,9 @@ import os
 import re
 from typing import Any
 
-from simclr_tf.config.settings import AUGMENTATIONS, Settings, kind_of
+from simclr_tf.config.settings import Settings, kind_of
 from simclr_tf.errors import UserError
+from simclr_tf.images.augmentations import AUGMENTATIONS
 
 
 def check_setting(field: dataclasses.Field[Any], value: Any) -> None:

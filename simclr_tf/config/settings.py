@@ -10,10 +10,8 @@ import dataclasses
 from typing import Any
 
 from simclr_tf.images import transparency
+from simclr_tf.images.augmentations import AUGMENTATIONS, SIMCLR
 
-AUGMENTATIONS = (
-    "crop", "flip", "color", "blur", "cutout", "solarize", "noise", "sobel", "rotate", "affine",
-)  # fmt: skip
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 
 
@@ -115,7 +113,7 @@ class Settings:
     )  # fmt: skip
 
     augmentations: str = _flag(
-        "crop,flip,color,blur", "Views", f"Which, by name, from: {', '.join(AUGMENTATIONS)}."
+        ",".join(SIMCLR), "Views", f"Which, by name, from: {', '.join(AUGMENTATIONS)}."
     )
     crop_area_min: float = _flag(
         0.08, "Views", "Smallest share of the image's area that a crop keeps. 0.08, the release's, "
