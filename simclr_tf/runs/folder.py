@@ -55,17 +55,7 @@ def open_folder(config: Config) -> list[str]:
     """
     folder = config.model_dir
     assert folder is not None
-    try:
-        os.makedirs(folder, exist_ok=True)
-        probe = os.path.join(folder, f".writable-{os.getpid()}")
-        with open(probe, "w"):
-            pass
-        os.remove(probe)
-    except OSError as error:
-        raise UserError(
-            f"Expected a model_dir that can be written; received: {folder} ({error.strerror}). "
-            "Pass another --model_dir."
-        ) from error
+    _check_writable(folder)
     earlier = read_settings(folder)
     if earlier is None:
         return []
@@ -82,6 +72,21 @@ def open_folder(config: Config) -> list[str]:
         f"Changed since this run began: {name} from {old} to {new}."
         for name, (old, new) in changed.items()
     ]
+
+
+def _check_writable(folder: str) -> None:
+    """Makes the folder, and a file in it that goes away again."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        probe = os.path.join(folder, f".writable-{os.getpid()}")
+        with open(probe, "w"):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise UserError(
+            f"Expected a model_dir that can be written; received: {folder} ({error.strerror}). "
+            "Pass another --model_dir."
+        ) from error
 
 
 def complete(settings: Mapping[str, Any]) -> dict[str, Any]:

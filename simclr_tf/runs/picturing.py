@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -53,11 +54,14 @@ def save_views(
         half = len(drawn) // 2
         return pictures.view_grid([drawn[:half], drawn[half:]])
 
-    if isinstance(inputs, tuple):  # made by the host: the sources are gone
-        originals = inputs[0].numpy()
-    else:
-        originals = (inputs["image"] if isinstance(inputs, dict) else inputs).numpy()
     path = os.path.join(str(config.model_dir), "views.png")
-    pictures.save_views(path, originals, views(first_step))
+    pictures.save_views(path, _originals(inputs), views(first_step))
     writer.say(f"Wrote {path}: look at what the model is asked to recognise.")
     return picture
+
+
+def _originals(inputs: Any) -> np.ndarray:
+    """Returns the images behind the views: the first views where the host has made them."""
+    if isinstance(inputs, tuple):
+        return inputs[0].numpy()
+    return (inputs["image"] if isinstance(inputs, dict) else inputs).numpy()

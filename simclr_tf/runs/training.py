@@ -62,8 +62,7 @@ def train(
     if batches is None:
         writer.say(f"Already trained to step {first_step} of {train_steps}.")
         return first_step
-    replicas = strategy.num_replicas_in_sync
-    writer.say(_announcement(config, data.train, first_step, train_steps, replicas))
+    writer.say(_announcement(config, data.train, first_step, train_steps, strategy))
     _fit(config, model, data.train, batches, (first_step, train_steps), store, writer)
     return train_steps
 
@@ -81,13 +80,17 @@ def _claim_folder(config: Config, data: RunData, writer: Writer) -> None:
 
 
 def _announcement(
-    config: Config, source: ImageSource, first_step: int, train_steps: int, replicas: int
+    config: Config,
+    source: ImageSource,
+    first_step: int,
+    train_steps: int,
+    strategy: tf.distribute.Strategy,
 ) -> str:
     classes = f"{source.num_classes} classes" if source.num_classes else "no labels"
     return (
         f"Training on {source.num_examples} images of {source.name} ({classes}), "
         f"step {first_step} to {train_steps}, {config.train_batch_size} images a step, "
-        f"{replicas} replica(s)."
+        f"{strategy.num_replicas_in_sync} replica(s)."
     )
 
 
