@@ -12,6 +12,7 @@ from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource
 from simclr_tf.datasets.pipeline import evaluation_dataset, training_dataset
 from simclr_tf.runs.building import view_options
+from simclr_tf.runs.data import count_of
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.fit_data import checked_dataset
 from simclr_tf.training.simclr import SimCLR
@@ -60,7 +61,7 @@ def pictured_batch(config: Config, source: ImageSource, count: int) -> Any:
     """Returns the first images of training, at most `count`, as the model is given them."""
     dataset = training_dataset(
         source,
-        batch_size=min(count, source.num_examples),
+        batch_size=min(count, count_of(source)),
         image_size=config.image_size,
         seed=config.seed,
         host_transform=_host_transform(config),

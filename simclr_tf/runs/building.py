@@ -16,7 +16,7 @@ from simclr_tf.features.teacher import Teacher, load_teacher
 from simclr_tf.models.recipe import Recipe
 from simclr_tf.optim.registry import make_optimizer
 from simclr_tf.optim.schedules import WarmUpCosine
-from simclr_tf.runs.data import RunData
+from simclr_tf.runs.data import RunData, count_of
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.from_recipe import build_model
 from simclr_tf.training.simclr import SimCLR
@@ -97,14 +97,15 @@ def build(config: Config, data: RunData, train_steps: int) -> tuple[SimCLR | Cla
     teacher = None
     classes = data.train.num_classes
     if config.train_mode == "distill":
+        classes = None if data.test is None else data.test.num_classes
         # An evaluation with labels does not ask the teacher.
-        if config.mode != "eval" or data.test is None or data.test.num_classes is None:
+        if config.mode != "eval" or classes is None:
             teacher = make_teacher(config, data.train, data.test)
-        classes = data.test.num_classes if teacher is None else teacher.num_classes
+            classes = teacher.num_classes
     model = make_model(
         config,
         num_classes=classes,
-        num_examples=data.train.num_examples,
+        num_examples=count_of(data.train),
         train_steps=train_steps,
         teacher=teacher,
     )
@@ -115,7 +116,7 @@ def make_model(
     config: Config,
     *,
     num_classes: int | None,
-    num_examples: int | None,
+    num_examples: int,
     train_steps: int,
     teacher: Teacher | None = None,
 ) -> SimCLR | Classifier:
@@ -155,7 +156,7 @@ def _make_augment(config: Config, train_steps: int) -> SimCLRAugment | None:
     return SimCLRAugment(seed=config.seed, jit_compile=compiles, **view_options(config))
 
 
-def _make_optimizer(config: Config, num_examples: int | None, train_steps: int) -> Any:
+def _make_optimizer(config: Config, num_examples: int, train_steps: int) -> Any:
     schedule = WarmUpCosine(
         config.learning_rate,
         batch_size=config.train_batch_size,

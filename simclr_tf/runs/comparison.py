@@ -44,6 +44,7 @@ def compare_with_baselines(
     """
     if not writer.is_chief or model.supervised_head is None or not is_wanted(config, data.train):
         return
+    assert data.test is not None
     accuracy = results["eval/label_top_1_accuracy"]
     lines, compared = compare(config, model.encoder, (data.train, data.test), accuracy)
     for line in lines:

@@ -68,6 +68,12 @@ def open_data(config: Config, replicas: int) -> tuple[RunData, list[str]]:
     return RunData(train, test, whole, labelled), lines
 
 
+def count_of(source: ImageSource) -> int:
+    """Returns the number of images of an opened split: all but a user's own data know it."""
+    assert source.num_examples is not None
+    return source.num_examples
+
+
 @contextlib.contextmanager
 def data_errors(source: ImageSource) -> Iterator[None]:
     """Turns an error that the data caused inside a TensorFlow step into one line."""

@@ -15,7 +15,7 @@ from simclr_tf.evaluation import probes
 from simclr_tf.files.writers import Writer
 from simclr_tf.runs import folder as run_folder
 from simclr_tf.runs.batches import evaluation_batches
-from simclr_tf.runs.data import RunData, data_errors
+from simclr_tf.runs.data import RunData, count_of, data_errors
 from simclr_tf.runs.exporting import ExportFunction, details_of, export
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.finite import failure
@@ -42,7 +42,8 @@ class Evaluator:
         writer: Writer,
     ) -> None:
         assert data.test is not None
-        self._config, self._model, self._data = config, model, data
+        self._config, self._model = config, model
+        self._train, self._test = data.train, data.test
         self._export_fn, self._writer = export_fn, writer
         self._notices_said = False  # once, however many checkpoints are evaluated
 
@@ -58,7 +59,7 @@ class Evaluator:
         Raises:
             NotFiniteError: A result is NaN or infinite: nothing is written.
         """
-        config, data, writer = self._config, self._data, self._writer
+        config, writer = self._config, self._writer
         results = self._measure()
         for tag, value in results.items():
             if not math.isfinite(value):
@@ -67,11 +68,11 @@ class Evaluator:
                 raise failure(self._model, what, step, math.nan, latest)
         if not self._notices_said:
             self._notices_said = True
-            for line in data.test.notices():
+            for line in self._test.notices():
                 writer.say(f"Evaluation: {line}")
         if writer.is_chief:
             write_results(config, results, step)
-        details = details_of(config, data.train, results, step)
+        details = details_of(config, self._train, results, step)
         path = export(config, self._model, details, self._export_fn, writer)
         listed = ", ".join(f"{tag} {value:.4f}" for tag, value in results.items())
         writer.say(f"Step {step}: {listed}.")
@@ -80,8 +81,8 @@ class Evaluator:
         return results
 
     def _measure(self) -> dict[str, float]:
-        config, model, source = self._config, self._model, self._data.test
-        batches = math.ceil(source.num_examples / config.eval_batch_size)
+        config, model, source = self._config, self._model, self._test
+        batches = math.ceil(count_of(source) / config.eval_batch_size)
         limit = min(config.eval_steps, batches) if config.eval_steps else None
         if model.supervised_head is None or source.num_classes is None:
             self._writer.say(

@@ -13,7 +13,7 @@ from simclr_tf.files.writers import Writer
 from simclr_tf.optim.schedules import get_train_steps
 from simclr_tf.runs.building import build
 from simclr_tf.runs.comparison import compare_with_baselines
-from simclr_tf.runs.data import open_data
+from simclr_tf.runs.data import count_of, open_data
 from simclr_tf.runs.evaluating import Evaluator
 from simclr_tf.runs.exporting import ExportFunction
 from simclr_tf.runs.following import follow
@@ -64,7 +64,7 @@ def _run(config: Config, export_fn: ExportFunction) -> dict[str, float]:
     keras.mixed_precision.set_global_policy(precision.policy_name(config.mixed_precision))
     data, left_out = open_data(config, strategy.num_replicas_in_sync)
     train_steps = get_train_steps(
-        data.train.num_examples, config.train_epochs, config.train_batch_size, config.train_steps
+        count_of(data.train), config.train_epochs, config.train_batch_size, config.train_steps
     )
     with strategy.scope():
         model, taught = build(config, data, train_steps)

@@ -18,7 +18,7 @@ from simclr_tf.files.writers import Writer
 from simclr_tf.runs import folder as run_folder
 from simclr_tf.runs.batches import training_batches
 from simclr_tf.runs.callbacks import Checkpoints, Progress, SkippedSteps, StopOnNotFinite, Summaries
-from simclr_tf.runs.data import RunData, data_errors
+from simclr_tf.runs.data import RunData, count_of, data_errors
 from simclr_tf.runs.picturing import save_views
 from simclr_tf.runs.starting import start
 from simclr_tf.training.classifier import Classifier
@@ -105,7 +105,7 @@ def _fit(
 ) -> None:
     """Takes the steps from the first to the last, with all that happens beside them."""
     first_step, train_steps = steps
-    epoch_steps = max(1, round(source.num_examples / config.train_batch_size))
+    epoch_steps = max(1, round(count_of(source) / config.train_batch_size))
     checkpoint_steps = config.checkpoint_steps or config.checkpoint_epochs * epoch_steps
     summary_due = _due(config.train_summary_steps or checkpoint_steps, train_steps)
     pictured = save_views(config, model, source, first_step, writer)
