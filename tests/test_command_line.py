@@ -6,86 +6,44 @@ the CPU or needs several processes runs in processes of its own.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
-import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import processes
 import pytest
 import tensorflow as tf
-from tensorflow import keras
-from tensorflow.core.util import event_pb2
+import tiny_runs
+from tiny_runs import (
+    OFTEN,
+    ONE_STEP,
+    TINY,
+    TUNE,
+    Command,
+    assert_same_weights,
+    command,
+    finish,
+    process,
+    results,
+    rows,
+    summaries,
+    weights,
+    working_folder,
+    write_folder,
+)
 
 from simclr_tf.config import Config
 from simclr_tf.run import main
 from simclr_tf.runs.callbacks import Checkpoints
 
-TINY = [
-    "--dataset=mnist_5k", "--train_split=train[:64]", "--eval_split=test[:32]", "--image_size=8",
-    "--encoder=mlp:16", "--proj_out_dim=8", "--num_proj_layers=2", "--augmentations=crop",
-    "--train_batch_size=16", "--eval_batch_size=16", "--train_steps=6", "--warmup_epochs=0",
-    "--learning_rate=0.5", "--eval_baselines=never",
-]  # fmt: skip
-OFTEN = ["--checkpoint_steps=2", "--train_summary_steps=1", "--keep_checkpoint_max=2"]
-ONE_STEP = ["--train_steps=1", "--learning_rate=0"]  # leaves the weights as they were
-TUNE = ["--train_mode=finetune"]
+__all__ = ["command", "working_folder"]  # fixtures
+
 RELEASE_WITHOUT_HEADS = "(?!global_step|(?:.*/|^)Momentum|head)"
-
-Command = Callable[..., str]
-
-
-@pytest.fixture(autouse=True)
-def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Each test works in a folder of its own, and leaves the process as it found it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    policy = keras.mixed_precision.global_policy()
-    yield tmp_path
-    keras.mixed_precision.set_global_policy(policy)
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the tiny command with changes, expects an exit code; returns what it printed."""
-
-    def run(*arguments: str, code: int = 0, defaults: list[str] = TINY) -> str:
-        capsys.readouterr()
-        assert main(["simclr-tf", *defaults, *arguments]) == code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return out + err if code else out
-
-    return run
-
-
-def process(
-    *arguments: str, defaults: list[str] = TINY, wait: bool = True, **variables: str
-) -> processes.Process:
-    """Starts the command as a process of its own."""
-    started = processes.start(
-        "-m", "simclr_tf.run", *defaults, *arguments, env={**os.environ, **variables}
-    )
-    if wait:
-        finish(started)
-    return started
-
-
-def finish(started: processes.Process, timeout: float = 240) -> str:
-    """Waits for a process, expects success; returns what it printed."""
-    try:
-        out, err = started.communicate(timeout=timeout)
-    finally:
-        started.kill()
-    assert started.returncode == 0, err[-3000:]
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -104,60 +62,6 @@ def mine(trained: Path, working_folder: Path) -> Path:
     state = copy / "checkpoint"
     state.write_text(state.read_text().replace(str(trained), str(copy)))
     return copy
-
-
-def weights(prefix: Path | str) -> dict[str, np.ndarray]:
-    """Returns the model's variables in a checkpoint."""
-    reader = tf.train.load_checkpoint(str(prefix))
-    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("model/")]
-    return {
-        name.removeprefix("model/").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): reader.get_tensor(
-            name
-        )
-        for name in names
-    }
-
-
-def assert_same_weights(first: Path, second: Path, only: str = "", rtol: float = 1e-5) -> None:
-    ours, theirs = weights(first), weights(second)
-    names = [name for name in theirs if only in name]
-    assert names
-    for name in names:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, atol=1e-6, err_msg=name)
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    """Returns the rows of metrics.csv."""
-    with open(folder / "metrics.csv", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def results(folder: Path, name: str = "result.json") -> dict[str, float]:
-    return json.loads((folder / name).read_text())
-
-
-def summaries(folder: Path) -> dict[str, set[int]]:
-    """Returns tag -> steps of the TensorBoard events directly in a folder."""
-    found: dict[str, set[int]] = {}
-    for path in folder.glob("events.out.tfevents.*"):
-        for record in tf.data.TFRecordDataset(str(path)):
-            event = event_pb2.Event.FromString(record.numpy())
-            for value in event.summary.value:
-                found.setdefault(value.tag, set()).add(event.step)
-    return found
-
-
-def write_folder(folder: Path, classes: dict[str, int]) -> Path:
-    """Writes a folder of 12-pixel images: class name ('' for none) -> number of images."""
-    from PIL import Image
-
-    random = np.random.RandomState(0)
-    for name, count in classes.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            pixels = random.randint(0, 256, (12, 12, 3)).astype("uint8")
-            Image.fromarray(pixels).save(folder / name / f"{index}.png")
-    return folder
 
 
 # What a run leaves.
@@ -663,7 +567,8 @@ UNUSED = {
 
 @pytest.mark.one_lane
 def test_every_flag_is_used_by_a_command_here() -> None:
-    text = Path(__file__).read_text(encoding="utf-8")
+    files = (__file__, tiny_runs.__file__)
+    text = "".join(Path(file).read_text(encoding="utf-8") for file in files)
     used = set(re.findall(r'"--([a-z0-9_]+)[="]', text))
     known = {field.name for field in dataclasses.fields(Config)}
     switched_off = {name.removeprefix("no") for name in used if name.startswith("no")}

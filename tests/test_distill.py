@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow import keras
-from test_command_line import (
+from tiny_models import batch, comparable, dataset, small_encoder
+from tiny_runs import (
     OFTEN,
     ONE_STEP,
     TINY,
@@ -27,7 +28,6 @@ from test_command_line import (
     working_folder,
     write_folder,
 )
-from test_model import batch, comparable, dataset, small_encoder
 
 from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.errors import UserError

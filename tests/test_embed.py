@@ -19,7 +19,7 @@ import processes
 import pytest
 import tensorflow as tf
 from PIL import Image
-from test_datasets import prepare
+from tiny_tfds import prepare
 
 from simclr_tf.datasets import open_source
 from simclr_tf.datasets.pipeline import evaluation_dataset

@@ -10,7 +10,7 @@ import tensorflow as tf
 from conftest import deviation
 from peak_memory import last_number
 from tensorflow import keras
-from test_model import METRICS, batch, dataset, every_view, small_encoder, small_model
+from tiny_models import METRICS, batch, dataset, every_view, small_encoder, small_model
 
 from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.compat import KERAS_3, raw_variable

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow import keras
-from test_fit_data import CLASSES, batch, compiled, data_set, encoder, identity
+from tiny_inputs import CLASSES, batch, compiled, data_set, encoder, identity
 
 from simclr_tf.augment.layer import SimCLRAugment, host_views
 from simclr_tf.datasets.pipeline import evaluation_dataset

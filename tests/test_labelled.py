@@ -17,8 +17,8 @@ import pytest
 import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_command_line import ONE_STEP, TUNE, command, results, working_folder, write_folder
-from test_datasets import prepare
+from tiny_runs import ONE_STEP, TUNE, command, results, working_folder, write_folder
+from tiny_tfds import prepare
 
 from simclr_tf.datasets import ImageSource, open_source, source_from_dataset
 from simclr_tf.datasets.labelled import LIST_FILE, choose_labelled, find_labelled, write_labelled

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_command_line import write_folder
+from tiny_runs import write_folder
 
 import simclr_tf
 from simclr_tf.examples.retrieval import nearest, precision_at_k
