@@ -43,7 +43,7 @@ def load_release_weights(
         UserError: Nothing readable there; no network of the release; or variables that are missing
             in the file, unused in it or of another shape, each named. The model is unchanged.
 
-    Source: the release's TF2 and TF1 code; the proof is tests/test_release_import.py.
+    Source: the release's TF2 and TF1 code; the proof is tests/checkpoints/test_release_import.py.
 
     Example:
         >>> model = load_release_weights(None, 'r50_1x_sk0/saved_model')

@@ -293,7 +293,7 @@ def test_the_documentations_page(
     exports: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its command and its code, as they are printed."""
-    page = Path(__file__).parents[1] / "docs" / "features.md"
+    page = Path(__file__).parents[2] / "docs" / "features.md"
     section = page.read_text(encoding="utf-8")
     (line,) = re.findall("```sh\n(.*?)```", section, re.DOTALL)
     (code,) = re.findall("```python\n(.*?)```", section, re.DOTALL)

@@ -12,7 +12,7 @@ import pytest
 from simclr_tf.config import Config
 from simclr_tf.run import parse, presets
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 ALL = "\n".join([README, *PAGES.values()])

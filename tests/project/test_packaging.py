@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 import simclr_tf
 from simclr_tf import run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(simclr_tf.__file__).parent
 
 

@@ -25,7 +25,7 @@ from simclr_tf import (
 from simclr_tf.checkpoints.store import load_weights
 from simclr_tf.compat import KERAS_3
 
-SAVED = Path(__file__).parent / "golden" / "saved" / ("keras3" if KERAS_3 else "keras2")
+SAVED = Path(__file__).parents[1] / "golden" / "saved" / ("keras3" if KERAS_3 else "keras2")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tf_hub_export import FORMATS
 
 pytestmark = pytest.mark.one_lane
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 

@@ -13,7 +13,7 @@ from simclr_tf.run import parse, presets
 
 pytestmark = pytest.mark.one_lane
 
-LINES = (Path(__file__).parent / "golden" / "release_commands.txt").read_text().splitlines()
+LINES = (Path(__file__).parents[1] / "golden" / "release_commands.txt").read_text().splitlines()
 COMMANDS = [line for line in LINES if line.strip() and not line.startswith("#")]
 # The release's text: for 10% of the labels the same with 30 epochs.
 TEN_PERCENT = COMMANDS[4].replace("1pct", "10pct").replace("--train_epochs=60", "--train_epochs=30")
