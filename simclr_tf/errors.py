@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend; commands print it as one line and exit with code 2.
+    """A mistake that the user can fix; commands print it as one line and exit with code 2.
 
     The message says what was expected, what was received and what to do, in one line.
 

@@ -107,7 +107,7 @@ def read_json(path: str) -> dict[str, Any]:
             return dict(json.load(file))
     except (OSError, TypeError, ValueError) as error:
         raise UserError(
-            f"Expected a readable JSON file at {path}; received: {error}. Mend or remove it."
+            f"Expected a readable JSON file at {path}; received: {error}. Fix or remove it."
         ) from error
 
 

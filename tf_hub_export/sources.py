@@ -110,7 +110,7 @@ def _recipe(settings: Mapping[str, Any], classes: int | None, folder: str) -> Re
     except KeyError as error:
         raise UserError(
             f"Expected a run's settings beside the weights in {folder}; received: none for "
-            f"{error}. Mend its flags.json."
+            f"{error}. Fix its flags.json."
         ) from error
     has_classifier = recipe.train_mode in ("finetune", "distill") and classes is not None
     return dataclasses.replace(

@@ -113,7 +113,7 @@ def _read_list(source: ImageSource, path: str) -> tuple[np.ndarray, np.ndarray]:
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise UserError(
             f"Expected a list of labelled images in {path}, with columns {', '.join(_COLUMNS)}; "
-            f"it can't be read ({type(error).__name__}: {error}). Mend or remove it."
+            f"it can't be read ({type(error).__name__}: {error}). Fix or remove it."
         ) from error
     known = source.file_names()
     if known is not None:

@@ -28,7 +28,7 @@ _INSTALLED = tuple(
 def quiet_libraries() -> Iterator[None]:
     """Hides warnings of installed libraries for a block; errors and what we log stay.
 
-    What a user wrote may still warn, since its author can mend it.
+    What a user wrote may still warn, since its author can fix it.
     `python -W default` shows everything. Nothing of it is left after the block.
 
     Example:

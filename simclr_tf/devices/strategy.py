@@ -63,7 +63,7 @@ def make_strategy(
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 "Expected TF_CONFIG to name the cluster and this worker's task; received: "
-                f"{os.environ['TF_CONFIG']!r} ({error}). Mend or unset it."
+                f"{os.environ['TF_CONFIG']!r} ({error}). Fix or unset it."
             ) from error
     gpus = tf.config.list_logical_devices("GPU")
     cpus = [device.name for device in tf.config.list_logical_devices("CPU")]

@@ -69,5 +69,5 @@ def _description() -> Any:
 def _unreadable(error: Exception) -> UserError:
     return UserError(
         f"Expected TF_CONFIG to be JSON that names a cluster's workers ({error}); received: "
-        f"{os.environ.get('TF_CONFIG')!r}. Mend or unset it."
+        f"{os.environ.get('TF_CONFIG')!r}. Fix or unset it."
     )

@@ -28,7 +28,7 @@ def write_json(path: str, values: Mapping[str, Any]) -> None:
     for place, value in _not_finite(values, ""):
         raise UserError(
             f"Expected finite numbers for {path}; received: {value} at {place}. "
-            "Nothing was written; leave it out or mend it."
+            "Nothing was written; leave it out or correct it."
         )
     with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
         json.dump(values, file, indent=1, allow_nan=False)

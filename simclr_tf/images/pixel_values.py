@@ -117,7 +117,7 @@ def check_values(images: Any, value_range: Range | None = UNIT_RANGE) -> None:
         value_range: (lowest, highest) of float images; None: any finite values.
 
     Raises:
-        UserError: As said; the message has the line that mends it.
+        UserError: As said; the message has the line that corrects it.
 
     Example:
         >>> check_values(np.zeros([8, 32, 32, 3], "float32"))
@@ -240,5 +240,5 @@ _OUTSIDE = (
 )
 _NOT_FINITE = (
     "Expected images in RANGE; received: values that are not a number, or infinite. "
-    "Mend or leave out those images (np.isfinite finds them)."
+    "Fix or leave out those images (np.isfinite finds them)."
 )

@@ -114,7 +114,7 @@ def _check_classes(config: Config, train: ImageSource, test: ImageSource | None)
     if test is not None and train.num_classes and test.num_classes != train.num_classes:
         raise UserError(
             f"Expected as many classes in {config.eval_split} as in {config.train_split}; "
-            f"received: {test.num_classes} and {train.num_classes}. Mend the data set."
+            f"received: {test.num_classes} and {train.num_classes}. Fix the data set."
         )
 
 

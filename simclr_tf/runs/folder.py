@@ -31,12 +31,12 @@ def read_settings(model_dir: str) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise UserError(
             f"Expected the settings of a run in {path}; it can't be read ({error}). "
-            "Mend the file or choose another --model_dir."
+            "Fix the file or choose another --model_dir."
         ) from error
     if not isinstance(settings, dict):
         raise UserError(
             f"Expected the settings of a run in {path}; received: {type(settings).__name__}. "
-            "Mend the file or choose another --model_dir."
+            "Fix the file or choose another --model_dir."
         )
     return settings
 

@@ -301,12 +301,12 @@ def _refuse_other_kinds(x: Any) -> None:
     if isinstance(x, keras.utils.Sequence):
         return
     kind = "nothing" if x is None else f"a {type(x).__module__}.{type(x).__name__}"
-    mend = f"Pass {_AS_DATA_SET}"
+    remedy = f"Pass {_AS_DATA_SET}"
     if hasattr(x, "__iter__") and not isinstance(x, (str, bytes)):
-        mend = "Pass a generator of NumPy batches: (batch for batch in data)"
+        remedy = "Pass a generator of NumPy batches: (batch for batch in data)"
     if hasattr(x, "to_numpy"):
-        mend = "Pass table.to_numpy(), reshaped to (N, height, width, channels)"
-    raise UserError(f"Expected {_TAKEN}; received: {kind}. {mend}.")
+        remedy = "Pass table.to_numpy(), reshaped to (N, height, width, channels)"
+    raise UserError(f"Expected {_TAKEN}; received: {kind}. {remedy}.")
 
 
 def _images(x: Any, rules: Rules) -> Any:

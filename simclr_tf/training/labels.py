@@ -127,8 +127,8 @@ def check_form(shape: Any, dtype: Any, rule: LabelRule) -> None:
         received = "a single label" if shape.rank == 0 else f"shape {shape}"
         raise UserError(
             f"Expected labels of shape (N,), (N, 1) or one-hot (N, {classes}), {classes} being the "
-            f"classes of the linear head; received: {received}. Pass the right num_classes or mend "
-            "the labels."
+            f"classes of the linear head; received: {received}. Pass the right num_classes or "
+            "correct the labels."
         )
 
 
@@ -156,10 +156,10 @@ def _message(rule: LabelRule, rows: bool) -> str:
         return (
             "Expected labels that are one-hot, or probabilities that add up to 1; received row "
             "{}: {}. Images of several classes at once have no single label: choose one, or divide "
-            "each row by its sum, then mend the labels."
+            "each row by its sum, then correct the labels."
         )
     return (
         f"Expected labels in [{rule.lowest}, {rule.num_classes}), the classes of the linear head, "
         "as whole numbers; received others, first in row {}: {}. Pass the right num_classes or "
-        "mend the labels."
+        "correct the labels."
     )

@@ -466,7 +466,7 @@ def test_folder_of_a_run_with_other_settings(
 def test_damaged_settings(refused: Callable[..., str], mine: Path, content: bytes) -> None:
     (mine / "flags.json").write_bytes(content)
     line = refused(f"--model_dir={mine}", "--train_steps=4")
-    assert "flags.json" in line and "Mend the file" in line
+    assert "flags.json" in line and "Fix the file" in line
 
 
 def test_settings_of_wrong_types_are_not_taken(refused: Callable[..., str], mine: Path) -> None:
