@@ -67,7 +67,7 @@ def _import(given: argparse.Namespace) -> None:
         save_weights(model, partial, step)
         folder = os.path.join(partial, "saved_model", str(step))
         export_saved_model(model, folder, details=details)
-        os.chmod(partial, 0o755)  # mkdtemp's are private
+        os.chmod(partial, 0o755)  # mkdtemp makes folders that only the owner can read
         os.rename(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -35,7 +35,7 @@ def draw_cutout(seed: Any, count: Any, height: int, width: int, channels: int) -
 
 def apply_cutout(images: tf.Tensor, params: Params) -> tf.Tensor:
     """Blacks out a square of half the shorter side (DeVries and Taylor, arXiv:1708.04552)."""
-    # keras-cv's layers draw from a stateful generator: theirs is the deterministic half only
+    # keras-cv's layers draw from a stateful generator: only their deterministic part is used
     layer = keras_cv_for("cutout").layers.RandomCutout(0.5, 0.5, dtype="float32")
     sides = tf.where(params["cutout"], float(min(images.shape[1:3]) // 2), 0.0)
     rectangles = {

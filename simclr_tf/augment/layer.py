@@ -227,7 +227,8 @@ class SimCLRAugment(keras.layers.Layer):
         """Makes all views at once: the form for GPUs."""
         height, width = self.options["size"]
         names = [name for name in self.options["names"] if name != "crop"] if params else []
-        flip = params["flip"] if names[:1] == ["flip"] else None  # at no cost within the crop
+        # The crop's resampling flips at no extra cost.
+        flip = params["flip"] if names[:1] == ["flip"] else None
         if flip is not None:
             names = names[1:]
         images = geometry.to_float(images)

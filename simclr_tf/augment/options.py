@@ -89,7 +89,7 @@ def check_options(
         )
     names = [name for name in listed if name != "crop" and (use_blur or name != "blur")]
     for name in {"cutout", "solarize"}.intersection(names):
-        extras.keras_cv_for(name)  # now, not in the middle of the first step
+        extras.keras_cv_for(name)  # report a missing package now, not within a step
     return {
         "image_size": given if isinstance(given, int) else list(size),
         "color_jitter_strength": float(color_jitter_strength),

@@ -43,7 +43,7 @@ def check_folder_apart(images: str, target: str, flag: str) -> str | None:
             f"{images}. Pass another {flag}."
         )
     if _is_below(root, folder):
-        return None  # what is written lands above the images
+        return None  # the output folder contains the images, not the reverse
     held = own_images(folder) if os.path.isdir(folder) else None
     if held is not None and any(
         _is_below(real, folder) for real in visited_folders(os.path.expanduser(images))

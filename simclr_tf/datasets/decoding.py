@@ -104,7 +104,7 @@ def _open(file: BinaryIO) -> PILImage.Image:
 
     if os.fstat(file.fileno()).st_size == 0:
         raise BadImageError("the file is empty (0 bytes)")
-    Image.init()  # only the commonest readers are loaded by themselves, WebP's is not
+    Image.init()  # Pillow preloads only its commonest readers, and WebP's isn't among them
     return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
 
 

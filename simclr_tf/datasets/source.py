@@ -170,7 +170,7 @@ class ImageSource(abc.ABC):
         """
         try:
             yield
-        except Exception as error:  # which class it is depends on who reads: tf.errors.*, Keras
+        except Exception as error:  # its class depends on the reader: tf.errors.* or Keras's
             if self.error is not None and not isinstance(error, UserError):
                 raise self.error from error
             raise
@@ -308,7 +308,7 @@ class InMemorySource(IndexedSource):
         self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
     ) -> dict[str, tf.Tensor]:
         """Looks up one index, or, where all images share a size, a vector of indices."""
-        del min_side, replace_bad  # nothing to gain, nothing to replace
+        del min_side, replace_bad  # images are in memory already, and none is broken
         key = tf.convert_to_tensor(key, tf.int64)
         image = tf.numpy_function(self._at, [key], tf.as_dtype(self._images[0].dtype))
         image = tf.ensure_shape(image, [*key.shape, *self.image_shape])

@@ -98,7 +98,8 @@ def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> E
         )
 
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = exported.module(images, trainable=False)  # at the size asked for, as they are
+        # No resizing: the images have the requested size.
+        outputs = exported.module(images, trainable=False)
         return dict(outputs) if isinstance(outputs, dict) else {"output": outputs}
 
     return Extractor(call, endpoint, size, exported.transparent)

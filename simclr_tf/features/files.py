@@ -45,7 +45,7 @@ def check_output(path: str) -> None:
     if extension == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
-        except ImportError as error:  # none, or one that wants another NumPy
+        except ImportError as error:  # not installed, or built for another NumPy
             raise UserError(
                 f"Expected pyarrow to be installed for a .parquet file; received: {error}. "
                 "Run pip install 'simclr-tf[parquet]', or write .npz."

@@ -71,7 +71,8 @@ def write_projector(store: FeatureStore, names: Names, folder: str, name: str) -
         ) as said_of_them,
     ):
         for number, (said, features) in enumerate(rows_of(store, names, escape=True)):
-            if number == 0 and len(said) > 1:  # the projector takes a single column bare
+            # With a single column the projector expects no header.
+            if number == 0 and len(said) > 1:
                 said_of_them.write("\t".join(said) + "\n")
             write_lines(said_of_them, [*said.values()])
             write_lines(vectors, [], features)

@@ -93,7 +93,7 @@ class FeatureStore:
             os.path.getsize(self._column(name)) // size if os.path.exists(self._column(name)) else 0
             for name, size in sizes.items()
         ]
-        if min(whole) < self.rows:  # after a power cut: the count was kept, the rows were not
+        if min(whole) < self.rows:  # after a power cut the count may be on disk without its rows
             self.rows = min(whole)
             self.seen = self._last_index() + 1
         self._files: dict[str, BinaryIO] = {}
@@ -180,7 +180,7 @@ def _read(path: str) -> dict[str, Any]:
 def _locked(path: str, folder: str) -> BinaryIO:
     """Returns a file that one process can hold; the lock goes with the process."""
     file = open(path, "ab")  # noqa: SIM115
-    with contextlib.suppress(ImportError):  # elsewhere than on POSIX there is no such lock
+    with contextlib.suppress(ImportError):  # such locks exist on POSIX only
         import fcntl
 
         try:

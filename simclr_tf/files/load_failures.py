@@ -131,7 +131,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        reason = getattr(link, "reason", None)  # urllib wraps without a cause
+        reason = getattr(link, "reason", None)  # urllib wraps errors without setting __cause__
         inner = reason if isinstance(reason, BaseException) else None
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__) or inner
 

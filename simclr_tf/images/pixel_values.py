@@ -31,7 +31,7 @@ SLACK = 0.3
 
 _SCALED = {tf.uint8: 255.0, tf.uint16: 65535.0}
 _FLOATS = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
-_ROWS_AT_A_TIME = 1024  # of an array: a copy of all of it may not fit into memory
+_ROWS_AT_A_TIME = 1024  # of an array at a time: a copy of all of it may not fit into memory
 
 
 def check_type(dtype: Any) -> None:

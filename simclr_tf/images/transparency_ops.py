@@ -34,7 +34,7 @@ def decode_encoded(encoded: tf.Tensor, channels: int, transparent: str) -> tf.Te
 
     def over_ground() -> tf.Tensor:
         image = tf.io.decode_png(encoded, 4)
-        if channels == 1:  # grey as the decoder mixes it: it does not give grey with opacity
+        if channels == 1:  # the decoder's own grey: it can't decode grey together with opacity
             image = tf.concat([tf.io.decode_png(encoded, 1), image[..., 3:]], axis=-1)
         return tf.ensure_shape(composite(image, transparent), [None, None, channels])
 

@@ -216,7 +216,7 @@ def _reduce(
     probability = tf.nn.softmax(between)
     # 1e-8 as the release: a probability that underflows to zero adds nothing.
     entropy = -tf.reduce_sum(probability * tf.math.log(probability + 1e-8), axis=1)
-    # argmax takes the first of equals, as the plain form.
+    # argmax takes the first of equal values, as the loss in one piece does.
     nearest = tf.argmax(between, axis=1, output_type=tf.int32)
     hit = tf.cast(tf.equal(nearest, own), tf.float32)
     return largest, negative, negative + of_positive, losses, hit, entropy

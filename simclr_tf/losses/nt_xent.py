@@ -119,7 +119,7 @@ def nt_xent(
     logits_ba = tf.matmul(second, all_first, transpose_b=True) / temperature
     logits_aa = tf.matmul(first, all_first, transpose_b=True) / temperature
     logits_bb = tf.matmul(second, all_second, transpose_b=True) / temperature
-    if everyone is not None:  # columns that nobody is to see
+    if everyone is not None:  # columns of images that don't count
         nobody = tf.where(everyone, 0.0, SELF_SIMILARITY_PENALTY)  # (M,)
         logits_ab, logits_ba = logits_ab - nobody, logits_ba - nobody
         logits_aa, logits_bb = logits_aa - nobody, logits_bb - nobody

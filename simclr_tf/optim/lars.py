@@ -243,7 +243,7 @@ def excluded_variables(model: keras.Model, supervised_head: Any = None) -> list[
             "model.build(input_shape), first."
         )
     found: dict[int, Any] = {}
-    for layer in model._flatten_layers():  # both generations have it; it sees nested layers
+    for layer in model._flatten_layers():  # private, in both Keras; includes nested layers
         candidates = [getattr(layer, "bias", None)]
         if isinstance(layer, _normalization_layers()):
             candidates += [getattr(layer, "gamma", None), getattr(layer, "beta", None)]
@@ -260,6 +260,6 @@ def excluded_variables(model: keras.Model, supervised_head: Any = None) -> list[
 def _normalization_layers() -> tuple[type, ...]:
     layers = keras.layers
     found = [layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization]
-    if not compat.KERAS_3:  # a sibling of BatchNormalization there, an argument of it in Keras 3
+    if not compat.KERAS_3:  # a class of its own in Keras 2, an argument in Keras 3
         found.append(layers.experimental.SyncBatchNormalization)
     return tuple(found)

@@ -57,7 +57,7 @@ def _lamb_class() -> Any:
         return keras.optimizers.Lamb
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the notice that tensorflow-addons is at its end
+            warnings.simplefilter("ignore")  # tensorflow-addons' end-of-life notice
             from tensorflow_addons.optimizers import LAMB
     except ImportError as error:
         raise UserError(

@@ -127,7 +127,7 @@ def _fit(
             epochs=1,
             steps_per_epoch=train_steps - first_step,
             callbacks=callbacks,
-            shuffle=False,  # it is; Keras 3 warns
+            shuffle=False,  # the data set is shuffled already; Keras 3 would warn
             verbose=0,
         )
     for line in filter(None, [*source.notices(), skipped.line()]):

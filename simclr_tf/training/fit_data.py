@@ -202,7 +202,7 @@ class CheckedSequence(keras.utils.Sequence):
         self._first: Any = _checked_batch(batches[0], rules)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("batches", "_first", "rules"):  # being unpickled in another process
+        if name in ("batches", "_first", "rules"):  # it is being unpickled in another process
             raise AttributeError(name)
         return getattr(self.batches, name)
 
@@ -292,7 +292,8 @@ def _is_array_like(x: Any) -> bool:
         return False
     if isinstance(x, (np.ndarray, list, tuple, Mapping)) or tf.is_tensor(x):
         return True
-    return hasattr(x, "shape") and hasattr(x, "dtype") and hasattr(x, "__getitem__")  # as h5py's
+    # h5py's data sets, for example.
+    return hasattr(x, "shape") and hasattr(x, "dtype") and hasattr(x, "__getitem__")
 
 
 def _refuse_other_kinds(x: Any) -> None:
