@@ -1,4 +1,4 @@
-"""What the smaller commands share: arguments, one line for a user's mistake, exit codes."""
+"""What commands share: arguments, one line for a user's mistake, exit codes."""
 
 from __future__ import annotations
 
@@ -50,11 +50,25 @@ def run_command(
         The exit code: 0, 2 after a user's mistake, 3 where numbers became NaN or
         infinite, 130 after an interruption.
     """
-    name = arguments.prog.removeprefix("python -m ")
-    try:
+
+    def parse_and_work() -> int:
         given = arguments.parse_args((sys.argv if argv is None else argv)[1:])
         with quiet_libraries():
             work(given)
+        return 0
+
+    return exit_code(arguments.prog.removeprefix("python -m "), parse_and_work)
+
+
+def exit_code(name: str, work: Callable[[], int]) -> int:
+    """Returns what work returns, or the exit code of what ended it, said in one line.
+
+    Args:
+        name: Of the command.
+        work: All that the command does.
+    """
+    try:
+        return work()
     except UserError as error:
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -64,4 +78,3 @@ def run_command(
     except KeyboardInterrupt:
         print(f"{name}: interrupted.", file=sys.stderr)
         return 130
-    return 0

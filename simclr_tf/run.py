@@ -21,10 +21,11 @@ from pathlib import Path
 from absl import flags
 
 from simclr_tf import __version__
+from simclr_tf.cli import exit_code
 from simclr_tf.config import Config, define_flags
 from simclr_tf.devices.quiet import quiet_libraries, start_tensorflow
 from simclr_tf.devices.workers import joins_workers, own_task
-from simclr_tf.errors import NotFiniteError, UserError
+from simclr_tf.errors import UserError
 from simclr_tf.files.writers import Writer
 
 DEFAULT_PRESET = "quickstart"
@@ -95,23 +96,20 @@ def main(argv: list[str] | None = None) -> int:
     if "--version" in arguments:
         print(f"simclr-tf {__version__}")
         return 0
-    try:
-        config, notes = parse(arguments)
-        writer = _writer(config)
-        for note in notes:
-            writer.say(note)
-        return _train(config)
-    except UserError as error:
-        print(f"simclr-tf: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except NotFiniteError as error:
-        print(f"simclr-tf: error: {error}", file=sys.stderr)
-        return 3
+    return exit_code("simclr-tf", lambda: _parse_and_train(arguments))
 
 
 def cli() -> None:
     """Runs the command as a process: the console script `simclr-tf`."""
     sys.exit(main())
+
+
+def _parse_and_train(arguments: Sequence[str]) -> int:
+    config, notes = parse(arguments)
+    writer = _writer(config)
+    for note in notes:
+        writer.say(note)
+    return _train(config)
 
 
 def _writer(config: Config) -> Writer:

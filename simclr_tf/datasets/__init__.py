@@ -15,7 +15,8 @@ from absl import logging
 
 from simclr_tf.datasets import mnist, tfds_source
 from simclr_tf.datasets.folder import open_folder
-from simclr_tf.datasets.source import ImageSource, InMemorySource
+from simclr_tf.datasets.in_memory import InMemorySource
+from simclr_tf.datasets.source import ImageSource
 from simclr_tf.datasets.user import source_from_dataset
 from simclr_tf.errors import UserError
 from simclr_tf.images import transparency

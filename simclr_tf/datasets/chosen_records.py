@@ -70,8 +70,7 @@ class ChosenRecords(IndexedSource):
             example["label"] = tf.where(tf.gather(self._shown, key), example["label"], -1)
         return example
 
-    def read_labels(self) -> np.ndarray:
-        """Returns the labels, int64 (n,); no image is decoded for them."""
+    def _read_labels(self) -> np.ndarray:
         labels = self._whole.read_labels()[self._positions]
         return labels if self._shown is None else np.where(self._shown.numpy(), labels, -1)
 

@@ -211,10 +211,8 @@ class FolderSource(IndexedSource):
             example["label"] = tf.ensure_shape(tf.gather(self._labels, index), [])
         return example
 
-    def read_labels(self) -> np.ndarray:
-        """Returns the labels, int64 (N,)."""
-        if self._labels is None:
-            raise self._no_labels()
+    def _read_labels(self) -> np.ndarray:
+        assert self._labels is not None
         return self._labels
 
     def subset(self, positions: np.ndarray) -> FolderSource:

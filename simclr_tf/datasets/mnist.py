@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from simclr_tf.datasets.source import InMemorySource
+from simclr_tf.datasets.in_memory import InMemorySource
 from simclr_tf.datasets.splits import resolve_split
 
 NAME = "mnist_5k"

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from simclr_tf.datasets.in_memory import InMemorySource
 from simclr_tf.datasets.source import (
     ImageSource,
-    InMemorySource,
     resize_to_uint8,
 )
 from simclr_tf.devices.memory import available_memory, in_words

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -75,11 +74,6 @@ class ImageSource(abc.ABC):
         """Whether examples carry a label."""
         return self.num_classes is not None
 
-    def _no_labels(self) -> UserError:
-        return UserError(
-            f"Expected a data set with labels; received: '{self.name}', which has none."
-        )
-
     @property
     def static_shape(self) -> bool:
         """Whether all images share one height and width."""
@@ -118,7 +112,19 @@ class ImageSource(abc.ABC):
         """
 
     def read_labels(self) -> np.ndarray:
-        """Returns the labels, int64 (N,), in the fixed order."""
+        """Returns the labels, int64 (N,), in the fixed order.
+
+        Raises:
+            UserError: There are none.
+        """
+        if not self.labelled:
+            raise UserError(
+                f"Expected a data set with labels; received: '{self.name}', which has none. Sort "
+                "its images into one folder per class, or leave out what asks for labels."
+            )
+        return self._read_labels()
+
+    def _read_labels(self) -> np.ndarray:
         labels = self.ordered_keys().map(lambda key: self.decode(key)["label"], tf.data.AUTOTUNE)
         return np.fromiter(labels.as_numpy_iterator(), np.int64)
 
@@ -255,102 +261,6 @@ class IndexedSource(ImageSource):
             )
         )
         return tf.data.Dataset.from_tensor_slices(tf.cast(order, tf.int64))
-
-
-class InMemorySource(IndexedSource):
-    """Decoded images in memory.
-
-    Args:
-        images: array (N, h, w, c), uint8, uint16 or float in [0, 1], or a list of N such images of
-            different sizes.
-        labels: int class ids (N,), or None.
-        sizes: int32 (N, 2), the original heights and widths, where they are not those of `images`.
-        **description: `name`, `split`, `num_classes`, `class_names`.
-
-    Raises:
-        UserError: images of another type or out of range.
-
-    Example:
-        >>> InMemorySource(np.zeros((8, 28, 28, 3), np.uint8), None, name="zeros", split="train")
-    """
-
-    def __init__(
-        self,
-        images: np.ndarray | Sequence[np.ndarray],
-        labels: np.ndarray | None,
-        *,
-        sizes: np.ndarray | None = None,
-        **description: Any,
-    ) -> None:
-        height: int | None = None
-        width: int | None = None
-        stacked = isinstance(images, np.ndarray)
-        if isinstance(images, np.ndarray):
-            height, width = images.shape[1:3]
-        super().__init__(
-            num_examples=len(images),
-            image_shape=(height, width, images[0].shape[-1]),
-            **description,
-        )
-        self.decodes_batches = stacked
-        for part in [images] if stacked else images:
-            pixel_values.check_values(part)
-        if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-            images = images.astype(np.float32)
-        # As NumPy holds them: tf.data copies a tensor that its functions read, once more for each
-        # pipeline, and on a device it may not fit.
-        self._images = images if stacked else list(images)
-        with tf.device("CPU:0"):
-            self._labels = None if labels is None else tf.constant(labels, tf.int64)
-            self._sizes = None if sizes is None else tf.constant(sizes, tf.int32)
-
-    def decode(
-        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
-    ) -> dict[str, tf.Tensor]:
-        """Looks up one index, or, where all images share a size, a vector of indices."""
-        del min_side, replace_bad  # images are in memory already, and none is broken
-        key = tf.convert_to_tensor(key, tf.int64)
-        image = tf.numpy_function(self._at, [key], tf.as_dtype(self._images[0].dtype))
-        image = tf.ensure_shape(image, [*key.shape, *self.image_shape])
-        size = tf.shape(image)[-3:-1] if self._sizes is None else tf.gather(self._sizes, key)
-        size = tf.broadcast_to(size, tf.concat([tf.shape(key), [2]], 0))
-        example = {"image": image, "size": size, "ok": tf.ones_like(key, tf.bool)}
-        if self._labels is not None:
-            example["label"] = tf.gather(self._labels, key)
-        return example
-
-    def _at(self, key: np.ndarray) -> np.ndarray:
-        """Returns the image of one index, or the images of a vector of indices."""
-        if isinstance(self._images, np.ndarray):
-            return self._images[key]
-        return self._images[int(key)]
-
-    def read_labels(self) -> np.ndarray:
-        """Returns the labels, int64 (N,)."""
-        if self._labels is None:
-            raise self._no_labels()
-        return self._labels.numpy()
-
-    def subset(self, positions: np.ndarray) -> InMemorySource:
-        """Returns a source of the images at these positions alone."""
-        chosen = copy.copy(self)
-        chosen.num_examples = len(positions)
-        if isinstance(self._images, np.ndarray):
-            chosen._images = self._images[positions]
-        else:
-            chosen._images = [self._images[i] for i in positions]
-        with tf.device("CPU:0"):
-            for name in ("_labels", "_sizes"):
-                values = getattr(self, name)
-                setattr(chosen, name, None if values is None else tf.gather(values, positions))
-        return chosen
-
-    def hide_labels(self, shown: np.ndarray) -> InMemorySource:
-        """Returns a source of the same images whose labels are -1 but at these positions."""
-        hidden = copy.copy(self)
-        with tf.device("CPU:0"):
-            hidden._labels = tf.constant(only_at(self.read_labels(), shown))
-        return hidden
 
 
 def flat_line(count: int, first: str) -> str:

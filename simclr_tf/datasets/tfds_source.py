@@ -271,11 +271,8 @@ class TfdsSource(ImageSource):
         pairs = tf.data.Dataset.zip((records, shown))
         return pairs.map(lambda record, flag: {"record": record, "shown": flag})
 
-    def read_labels(self) -> np.ndarray:
-        """Returns the labels, int64 (N,).
-
-        The first call passes over the records once, and decodes no image.
-        """
+    def _read_labels(self) -> np.ndarray:
+        """Passes over the records once, at the first call, and decodes no image."""
         if self._labels is not None:
             return self._labels
         logging.info("Reading the %d labels of '%s' ...", self.num_examples, self.name)

@@ -124,11 +124,8 @@ class UserSource(ImageSource):
             example["label"] = tf.cast(key["label"], tf.int64)
         return example
 
-    def read_labels(self) -> np.ndarray:
-        """Returns the labels, int64 (N,).
-
-        The first call passes over the elements once.
-        """
+    def _read_labels(self) -> np.ndarray:
+        """Passes over the elements once, at the first call."""
         if self._labels is None:
             labels = self._dataset.map(lambda element: tf.cast(element["label"], tf.int64))
             self._labels = np.fromiter(labels.as_numpy_iterator(), np.int64)

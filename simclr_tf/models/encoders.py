@@ -8,9 +8,7 @@ stages under names, frozen stage by stage. `wrap_encoder` does the same for a us
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,17 +16,14 @@ from tensorflow import keras
 
 from simclr_tf.compat import deserialize, register, serialize
 from simclr_tf.errors import UserError
-from simclr_tf.files.load_failures import explain
 from simclr_tf.models.applications import (
     InputScaling,
-    adaptive_normalizations,
     application_donor,
     application_names,
     build_application,
-    donor_statistics,
-    set_statistics,
 )
 from simclr_tf.models.blocks import BatchNorm
+from simclr_tf.models.encoder_weights import load_weights
 from simclr_tf.models.endpoints import endpoint_model, find_endpoints, freeze_until, pool, stages
 from simclr_tf.models.keras_cv import build_backbone, find_backbone
 from simclr_tf.models.resnet import ResNet
@@ -258,7 +253,7 @@ def make_encoder(
             synchronized=global_bn,
         )
     if weights is not None:
-        _load_weights(encoder, name, weights, donor)
+        load_weights(encoder, name, weights, donor)
     return encoder
 
 
@@ -351,72 +346,6 @@ def _mlp(
         norm = BatchNorm(batch_norm_momentum, synchronized=synchronized, name=f"norm{index}")
         x = keras.layers.ReLU(name=f"stage{index}")(norm(x))
     return inputs, x
-
-
-def _load_weights(
-    encoder: keras.Model, name: str, weights: str, donor: Callable[[str], Any] | None
-) -> None:
-    """Fills an encoder from published weights or a file."""
-    if weights == "imagenet":
-        if donor is None:
-            raise UserError(
-                f"Expected weights=None or a file for the encoder {name!r}; received: 'imagenet'. "
-                "It has no weights published by Keras; a network of keras.applications has."
-            )
-        if encoder.input_shape[-1] != 3:
-            raise UserError(
-                "Expected 3 channels for published weights; "
-                f"received: {encoder.input_shape[-1]}. Pass weights=None."
-            )
-        try:
-            _copy(donor("imagenet"), encoder)
-        except Exception as error:  # a download, a file, a network: `explain` tells them apart
-            failure = explain(error)
-            raise UserError(
-                f"Expected the published weights of {name}; received: {failure.reason}. "
-                f"{failure.advice} Or pass the path of a weights file.".replace("  ", " ")
-            ) from error
-        return
-    path = os.path.expanduser(weights)
-    if not os.path.isfile(path):
-        found = "is a folder" if os.path.isdir(path) else "is not there"
-        raise UserError(
-            f"Expected weights to be 'imagenet' or a file; received: {weights!r}, which {found}. "
-            "Correct the path; a checkpoint or an export is named by --checkpoint."
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a warning a layer; one error below instead
-            if path.endswith(".keras"):
-                _copy(keras.models.load_model(path, compile=False), encoder)
-            else:
-                encoder.load_weights(path)
-        return
-    except Exception as error:
-        reason, failure = error, explain(error)
-    # The file may be of the network as Keras builds it, which has other layer names.
-    if donor is not None and failure.kind in ("shapes", "generation", "format", "unknown"):
-        try:
-            _copy(donor(path), encoder)
-            return
-        except Exception as error:
-            reason, failure = error, explain(error)
-    advice = failure.advice or "Pass the file of this very network, saved without its top."
-    raise UserError(
-        f"Expected a weights file that fits the encoder {name}; received: {weights!r}: "
-        f"{failure.reason}. {advice}"
-    ) from reason
-
-
-def _copy(donor: Any, encoder: keras.Model) -> None:
-    """Copies weights; keeps EfficientNet's normalisation what the donor's graph makes of it."""
-    encoder.set_weights(donor.get_weights())
-    norms = adaptive_normalizations(encoder)
-    if not norms:
-        return
-    mean, variance = donor_statistics(donor)
-    for norm in norms:
-        set_statistics(norm, mean, variance)
 
 
 def _is_model(layer: Any) -> bool:

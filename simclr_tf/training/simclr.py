@@ -175,9 +175,8 @@ class SimCLR(StepModel):
         variables = (head.kernel, head.bias, norm.moving_mean, norm.moving_variance)
         values = without_batch_norm(*(np.asarray(variable) for variable in variables))
         plain.supervised_head.set_weights(values)
-        plain.micro_batch_size = (
-            self.micro_batch_size
-        )  # set here: the constructor would warn about dropout again
+        # Set here: the constructor would warn about dropout again.
+        plain.micro_batch_size = self.micro_batch_size
         return plain
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

@@ -11,10 +11,7 @@ from absl import logging
 from tensorflow import keras
 
 from simclr_tf.augment import draws
-from simclr_tf.compat import (
-    converted,
-    serialize,
-)
+from simclr_tf.compat import converted, serialize
 from simclr_tf.images.pixel_values import to_float as as_float
 
 Images = Any  # a tensor, or {"image": ..., "size": ...} from `simclr_tf.datasets.pipeline`
