@@ -85,6 +85,7 @@ class ChosenRecords(IndexedSource):
 
     def hide_labels(self, shown: np.ndarray) -> ChosenRecords:
         """Returns a source of the same records whose labels are -1 but at these positions."""
+        self._require_labels()
         hidden = copy.copy(self)
         flags = flags_at(shown, self.num_examples)
         if self._shown is not None:  # what is hidden already stays hidden

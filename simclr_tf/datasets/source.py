@@ -117,12 +117,15 @@ class ImageSource(abc.ABC):
         Raises:
             UserError: There are none.
         """
+        self._require_labels()
+        return self._read_labels()
+
+    def _require_labels(self) -> None:
         if not self.labelled:
             raise UserError(
                 f"Expected a data set with labels; received: '{self.name}', which has none. Sort "
                 "its images into one folder per class, or leave out what asks for labels."
             )
-        return self._read_labels()
 
     def _read_labels(self) -> np.ndarray:
         labels = self.ordered_keys().map(lambda key: self.decode(key)["label"], tf.data.AUTOTUNE)
@@ -142,6 +145,9 @@ class ImageSource(abc.ABC):
 
         Args:
             shown: int64 (n,), positions in the fixed order.
+
+        Raises:
+            UserError: There are no labels.
         """
 
     def file_names(self) -> list[str] | None:

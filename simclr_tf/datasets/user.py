@@ -144,6 +144,7 @@ class UserSource(ImageSource):
 
     def hide_labels(self, shown: np.ndarray) -> UserSource:
         """Returns a source of the same elements whose labels are -1 but at these positions."""
+        self._require_labels()
         hidden = copy.copy(self)
         flags = on_host(flags_at(shown))
         count = tf.size(flags, tf.int64)

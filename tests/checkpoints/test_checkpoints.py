@@ -145,6 +145,9 @@ def test_another_optimizer(saved: tuple[str, dict[str, np.ndarray]]) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
+    model = pretrained()
+    with pytest.raises(UserError, match="Expected a checkpoint in .*; received: none"):
+        CheckpointStore(model, model.optimizer, str(tmp_path)).restore()
     for path in (tmp_path, tmp_path / "none", tmp_path / "ckpt-1"):
         with pytest.raises(UserError, match="Expected a checkpoint"):
             find_checkpoint(str(path))

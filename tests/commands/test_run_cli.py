@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from fresh_python import run_code
 
 import simclr_tf
 from simclr_tf import run
@@ -41,23 +41,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     return calls
 
 
-def fresh_process(code: str) -> subprocess.CompletedProcess[str]:
-    root = str(Path(simclr_tf.__file__).parents[1])
-    return subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{code}"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 @pytest.mark.parametrize(
     "arguments, code",
     [(["--help"], 0), (["--helpfull"], 0), (["--version"], 0), (["--no_such_flag=1"], 2)],
     ids=str,
 )
 def test_answers_without_tensorflow(arguments: list[str], code: int) -> None:
-    done = fresh_process(
+    done = run_code(
         "from simclr_tf.run import main\n"
         f"code = main(['simclr-tf', *{arguments!r}])\n"
         "heavy = ('tensorflow', 'keras', 'keras_cv', 'tensorflow_addons', 'numpy')\n"

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,14 @@ import numpy as np
 import processes
 import pytest
 import tensorflow as tf
-from tensorflow import keras
+from tiny_runs import TINY as TINY_RUN
+from tiny_runs import working_folder
 
 from simclr_tf.run import main
 
-# A run of a second or two; every case changes something about it.
-TINY = [
-    "--dataset=mnist_5k", "--train_split=train[:64]", "--eval_split=test[:32]", "--image_size=8",
-    "--encoder=mlp:16", "--proj_out_dim=8", "--num_proj_layers=2", "--augmentations=crop",
-    "--train_batch_size=16", "--eval_batch_size=16", "--train_steps=2", "--warmup_epochs=0",
-    "--eval_baselines=never",
-]  # fmt: skip
+__all__ = ["working_folder"]  # a fixture
 
-
-@pytest.fixture(autouse=True)
-def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Each test works in a folder of its own, and leaves the process as it found it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    policy = keras.mixed_precision.global_policy()
-    yield tmp_path
-    keras.mixed_precision.set_global_policy(policy)
+TINY = [*TINY_RUN, "--train_steps=2"]
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

@@ -20,7 +20,12 @@ from hypothesis import strategies as st
 from tiny_runs import ONE_STEP, TUNE, command, results, working_folder, write_folder
 from tiny_tfds import prepare
 
-from simclr_tf.datasets import ImageSource, open_source, source_from_dataset
+from simclr_tf.datasets import (
+    ImageSource,
+    InMemorySource,
+    open_source,
+    source_from_dataset,
+)
 from simclr_tf.datasets.labelled import LIST_FILE, choose_labelled, find_labelled, write_labelled
 from simclr_tf.datasets.pipeline import in_memory, training_dataset
 from simclr_tf.errors import UserError
@@ -154,6 +159,24 @@ def test_training_batches_of_a_subset_hold_each_image_once_an_epoch(
     data = training_dataset(subset, batch_size=2, image_size=8, seed=0).take(2)
     labels = [int(label) for _, batch in data for label in batch]
     assert sorted(labels) == sorted(whole.read_labels()[[1, 2, 5, 6]].tolist())
+
+
+def test_labels_of_a_source_without_any(tmp_path: Path) -> None:
+    """Each kind says so in one line, also after a choice of images."""
+    write_folder(tmp_path / "photos", {"": 4})
+    prepare(tmp_path / "tfds", "no_labels", labels=None)
+    images = np.zeros((4, 4, 4, 3), np.uint8)
+    for whole in (
+        InMemorySource(images, None, name="arrays", split="train"),
+        open_source(str(tmp_path / "photos"), "all"),
+        open_source("no_labels", "train[:4]", data_dir=str(tmp_path / "tfds")),
+        source_from_dataset(tf.data.Dataset.from_tensor_slices(images)),
+    ):
+        for source in (whole, whole.subset(np.array([0, 2]))):
+            with pytest.raises(UserError, match="Expected a data set with labels; received: '"):
+                source.read_labels()
+        with pytest.raises(UserError, match="Expected a data set with labels"):
+            whole.hide_labels(np.array([1]))
 
 
 CHOICES = st.lists(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_python import run_module_without_tensorflow
 from tiny_runs import write_folder
 
-import simclr_tf
 from simclr_tf.examples.retrieval import nearest, precision_at_k
 from simclr_tf.examples.retrieve import main
 from simclr_tf.models.encoders import make_encoder
@@ -160,12 +157,7 @@ def test_overwriting_is_asked_for(command: Callable[..., str], tmp_path: Path) -
 def test_help_and_missing_arguments_import_no_tensorflow(
     tmp_path: Path, arguments: list[str], code: int, expected: str
 ) -> None:
-    (tmp_path / "tensorflow.py").write_text("raise AssertionError('imported')")
-    paths = [str(tmp_path), str(Path(simclr_tf.__file__).parents[1])]
-    done = subprocess.run(
-        [sys.executable, "-m", "simclr_tf.examples.retrieve", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    module = "simclr_tf.examples.retrieve"
+    done = run_module_without_tensorflow(tmp_path, module, *arguments)
     assert done.returncode == code and expected in done.stdout + done.stderr
     assert "imported" not in done.stderr

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from fresh_python import run_module_without_tensorflow
 from tensorflow import keras
 
-import simclr_tf
 from simclr_tf.datasets import open_source
 from simclr_tf.errors import UserError
 from simclr_tf.examples import segmentation
@@ -252,13 +249,8 @@ def test_wrong_arguments(
 def test_help_and_missing_arguments_import_no_tensorflow(
     tmp_path: Path, arguments: list[str], code: int
 ) -> None:
-    (tmp_path / "tensorflow.py").write_text("raise AssertionError('imported')")
-    paths = [str(tmp_path), str(Path(simclr_tf.__file__).parents[1])]
-    done = subprocess.run(
-        [sys.executable, "-m", "simclr_tf.examples.segment", *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    module = "simclr_tf.examples.segment"
+    done = run_module_without_tensorflow(tmp_path, module, *arguments)
     assert done.returncode == code and "--saved_model" in done.stdout + done.stderr
     assert "imported" not in done.stderr
 

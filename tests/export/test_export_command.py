@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import processes
 import pytest
 import tensorflow as tf
+from fresh_python import run_code
 from release_files import write_release_file
 from tensorflow import keras
 
@@ -226,10 +225,6 @@ def test_answers_without_tensorflow(tmp_path: Path) -> None:
         "assert codes == [2, 0, 0, 2], codes\n"
         "assert not {'tensorflow', 'numpy'} & set(sys.modules)"
     )
-    root = str(Path(sys.modules["tf_hub_export"].__file__).parents[1])  # type: ignore[arg-type]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{program}"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = run_code(program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "--export_dir" in done.stdout and "--overwrite" in done.stdout

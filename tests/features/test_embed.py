@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import numpy as np
 import processes
 import pytest
 import tensorflow as tf
+from fresh_python import run_code
 from PIL import Image
 from tiny_tfds import prepare
 
@@ -508,11 +508,7 @@ def test_answers_without_tensorflow(tmp_path: Path) -> None:
         "assert 'tensorflow' not in sys.modules"
     )
     (tmp_path / "taken.npz").touch()
-    root = str(Path(sys.modules["simclr_tf"].__file__).parents[1])  # type: ignore[arg-type]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{program}"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = run_code(program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "--projector_dir" in done.stdout and "train[:80%]" in done.stdout
     assert "pip install 'simclr-tf[parquet]'" in done.stderr
