@@ -81,13 +81,11 @@ def retrieve(
     source = open_source(
         dataset, split, data_dir=data_dir, transparent=transparent or extract.transparent
     )
+    known = max_images if source.num_examples is None else min(max_images, source.num_examples)
+    _check_neighbours(neighbours, known)  # before work begins
     gallery = embed(extract, source, batch_size, max_images)
     count = len(gallery.features)
-    if neighbours >= count:
-        raise UserError(
-            f"Expected fewer neighbours than the {count} images; received: {neighbours}. "
-            "Pass a smaller --neighbours."
-        )
+    _check_neighbours(neighbours, count)  # some images may have been broken
     found = nearest(gallery.features, neighbours)
     lines = source.notices()
     if source.left_out:
@@ -102,6 +100,14 @@ def retrieve(
     rows = np.sort(np.random.RandomState(seed).permutation(count)[:queries])
     save_picture(output, gallery, rows, found[rows], source.class_names)
     return [*lines, f"Wrote {output}: {len(rows)} queries and their nearest images."]
+
+
+def _check_neighbours(neighbours: int, count: int) -> None:
+    if neighbours >= count:
+        raise UserError(
+            f"Expected fewer neighbours than the {count} images; received: {neighbours}. "
+            "Pass a smaller --neighbours."
+        )
 
 
 def embed(extract: Extractor, source: ImageSource, batch_size: int, max_images: int) -> Gallery:
