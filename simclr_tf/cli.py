@@ -1,4 +1,4 @@
-"""What commands share: arguments, one line for a user's mistake, exit codes."""
+"""What commands share: arguments, one-line errors, exit codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simclr_tf.errors import NotFiniteError, UserError
 
 
 class Arguments(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line, and whose flags are never abbreviated.
+    """An argument parser with one-line errors, whose flags can't be abbreviated.
 
     Example:
         >>> arguments = Arguments('simclr_tf.embed', 'Writes features to a file.')
@@ -61,7 +61,7 @@ def run_command(
 
 
 def exit_code(name: str, work: Callable[[], int]) -> int:
-    """Returns what work returns, or the exit code of what ended it, said in one line.
+    """Returns what `work` returns; or prints its error in one line and returns an exit code.
 
     Args:
         name: Of the command.

@@ -1,4 +1,4 @@
-"""How much memory there is: of the machine, and for this process, containers included."""
+"""How much memory the machine has, and this process may use, containers included."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2**63 where there is no l
 
 
 def machine_memory() -> int | None:
-    """Returns how many bytes this process may have at most; None where the system does not say.
+    """Returns how many bytes this process may use at most; None where the system does not say.
 
     A container's limit counts where it is below the machine's memory.
     """
@@ -20,7 +20,7 @@ def machine_memory() -> int | None:
 
 
 def available_memory() -> int | None:
-    """Returns how many bytes can be taken now without swapping; None where nothing says it.
+    """Returns how many bytes can be allocated now without swapping; None where that is unknown.
 
     Files that the system only caches count as free.
     """

@@ -1,4 +1,4 @@
-"""Which type a network computes in: the fastest here, and what another one costs."""
+"""Which type a network computes in: the fastest on this machine, and how slow another one is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simclr_tf.devices.processor import describe_cpu, multiplies_fast
 _IMAGES = 8  # enough to keep two cores busy, few enough for any memory
 _SECONDS = 6.0
 _ROUNDS = 3
-_SLOWER = 0.9  # a smaller difference is within what a measurement of seconds can tell
+_SLOWER = 0.9  # a smaller difference is within the noise of so short a measurement
 
 
 class Choice(NamedTuple):
@@ -32,7 +32,7 @@ class Choice(NamedTuple):
 
 
 class Slowdown(NamedTuple):
-    """What a type costs beside float32.
+    """How fast a type is compared with float32.
 
     Attributes:
         ratio: Its speed over that of float32; below 1 it is slower.
@@ -66,9 +66,9 @@ def choose(use_tpu: bool = False) -> Choice:
     """Returns the type that is fastest on this machine, with the reason.
 
     TPU: bfloat16. GPU, by its compute capability: from 8.0 bfloat16, from 7.0 float16, else
-    float32; of several the oldest decides, and one that tells no capability gets float32.
-    Processor: bfloat16 if it multiplies matrices of it (amx_bf16), else float32: AVX-512's
-    instructions for bfloat16 were measured to be slower than float32, for narrow and wide networks.
+    float32; of several the oldest decides, and one that reports no capability gets float32.
+    Processor: bfloat16 if it has matrix instructions for it (amx_bf16), else float32: AVX-512's
+    bfloat16 instructions were measured to be slower than float32, for narrow and wide networks.
 
     Args:
         use_tpu: Whether a TPU that TensorFlow is not connected to yet will be used.
@@ -94,9 +94,9 @@ def choose(use_tpu: bool = False) -> Choice:
 
 
 def resolve(mixed_precision: str, earlier: str | None, use_tpu: bool = False) -> tuple[str, str]:
-    """Returns the type that a run computes in, and the line that says how `auto` came to it.
+    """Returns the type that a run computes in, and the line that says why `auto` chose it.
 
-    A run keeps its type: moved to another machine, `auto` goes on with what it picked at first.
+    A run keeps its type: resumed on another machine, `auto` goes on with its first choice.
 
     Args:
         mixed_precision: The setting: `auto`, or a type that is returned as it is.
@@ -119,7 +119,7 @@ def resolve(mixed_precision: str, earlier: str | None, use_tpu: bool = False) ->
 
 
 def may_be_slow(mixed_precision: str, use_tpu: bool = False) -> bool:
-    """Returns whether a type may be slower than float32 here: on processors without it."""
+    """Returns whether a type may be slower than float32: on processors without support for it."""
     if mixed_precision == "none" or use_tpu:
         return False
     devices = tf.config.list_physical_devices("GPU") + tf.config.list_physical_devices("TPU")
@@ -131,8 +131,8 @@ def measure_slowdown(
 ) -> Slowdown:
     """Times two or three steps of an encoder, forward and backward, in a type and in float32.
 
-    The steps are taken in turn, without a graph: tracing one would take longer than the steps. It
-    ends after about six seconds, or after a first step of each if those take longer.
+    The steps of the two types alternate and run eagerly: tracing a graph would take longer. It ends
+    after about six seconds, or after one step of each if those take longer.
 
     Args:
         make_encoder: Makes the network afresh, under the policy in force.
@@ -150,7 +150,7 @@ def measure_slowdown(
         with isolated(policy_name(name)):
             steps[name] = _step(make_encoder(), images)
     times: dict[str, list[float]] = {name: [] for name in steps}
-    first = True  # it chooses kernels and lays out memory: counts only where no other follows
+    first = True  # this step also chooses kernels and allocates: it counts only if none follows
     while first or (
         len(times[mixed_precision]) < _ROUNDS and time.perf_counter() - start < _SECONDS
     ):
@@ -159,7 +159,7 @@ def measure_slowdown(
         if first and time.perf_counter() - start < _SECONDS:
             times = {name: [] for name in steps}
         first = False
-    # The fastest: another program's work only ever adds.
+    # The fastest step: other programs can only make one slower.
     ratio = min(times["none"]) / min(times[mixed_precision])
     return Slowdown(ratio, _IMAGES, time.perf_counter() - start)
 
@@ -187,9 +187,8 @@ def _step(encoder: keras.Model, images: tf.Tensor) -> Callable[[], float]:
         with tf.GradientTape() as tape:
             features = encoder(images, training=True)
             loss = tf.reduce_mean(tf.square(tf.cast(features, tf.float32)))
-        gradients: Any = tape.gradient(loss, variables)
-        # One number of each: a gradient that is still being computed is not done.
-        for gradient in gradients:
+        # Reading one number of each gradient waits until it is computed.
+        for gradient in tape.gradient(loss, variables):
             if gradient is not None:
                 np.asarray(tf.reshape(gradient, [-1])[:1])
         return time.perf_counter() - start

@@ -1,8 +1,8 @@
-"""What a run sets for the whole process, and gives back at its end: random states and policy.
+"""What a run sets for the whole process and restores at its end: random states and policy.
 
-Two runs in one process equal two processes. What TensorFlow fixes at its first use can't be given
-back: the split of the CPU into logical devices, a TPU or a cluster that it has joined, and
-TF_CPP_MIN_LOG_LEVEL, which it reads once.
+So two runs in one process give what two processes would. What TensorFlow fixes at its first use
+can't be restored: the split of the CPU into logical devices, a TPU or a cluster that it has joined,
+and TF_CPP_MIN_LOG_LEVEL, which it reads once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the processor computes with: the instructions that decide how fast each type is."""
+"""The processor's instruction sets, which decide how fast each compute type is."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def cpu_features() -> tuple[str, ...] | None:
         return None
     for line in lines:
         name, _, value = line.partition(":")
-        if name.strip() == "flags":  # once a core, all alike; ARM's line is called Features
+        if name.strip() == "flags":  # one line a core, all alike; ARM's is called Features
             return tuple(feature for feature in FEATURES if feature in value.split())
     return None
 
 
 def use_quick_kernels() -> None:
-    """Has TensorFlow use oneDNN's kernels on processors with AVX2 alone; call it before the import.
+    """Makes TensorFlow use oneDNN on processors with AVX2 but no AVX-512; call before the import.
 
-    TensorFlow does so by itself only where there is AVX512-VNNI, though they are quicker with AVX2
-    as well (the gradient of a ResNet-18 of width 0.25: 2.3 times). With AVX-512 its own choice
-    stands. So does what the user has set in TF_ENABLE_ONEDNN_OPTS.
+    By default it does so only with AVX512-VNNI, though it is faster with AVX2 as well (the gradient
+    of a ResNet-18 of width 0.25: 2.3 times). With AVX-512 the default stays, and so does what the
+    user has set in TF_ENABLE_ONEDNN_OPTS.
     """
     features = cpu_features() or ()
     if "avx2" in features and "avx512f" not in features:
@@ -46,7 +46,7 @@ def use_quick_kernels() -> None:
 
 
 def describe_cpu() -> str:
-    """Returns one phrase for people: the features, or what the system says of itself."""
+    """Returns a phrase for messages: the features, or the platform where they are unknown."""
     features = cpu_features()
     if features is None:
         return f"CPU: {platform.machine() or 'unknown'}, {platform.platform()}"
@@ -56,7 +56,7 @@ def describe_cpu() -> str:
 def multiplies_fast(type_name: str) -> bool:
     """Returns whether the processor multiplies matrices of `bfloat16` or `float16` in hardware.
 
-    That takes tiles (AMX). AVX-512's instructions for these types do not suffice: TensorFlow's
-    convolutions with them take longer than in float32 (ResNet-18: 1.4 to 1.6 times as long).
+    That takes AMX. AVX-512's instructions for these types do not suffice: TensorFlow's convolutions
+    with them take longer than in float32 (ResNet-18: 1.4 to 1.6 times as long).
     """
     return {"bfloat16": "amx_bf16", "float16": "amx_fp16"}[type_name] in (cpu_features() or ())

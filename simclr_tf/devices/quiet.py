@@ -1,4 +1,4 @@
-"""What a command keeps from its user: third parties' warnings that nobody there can act on."""
+"""Hides what a command's user can't act on: warnings and startup messages of libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sysconfig
 import tempfile
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TextIO
 
 from absl import logging as absl_logging
 
@@ -28,8 +28,8 @@ _INSTALLED = tuple(
 def quiet_libraries() -> Iterator[None]:
     """Hides warnings of installed libraries for a block; errors and what we log stay.
 
-    What a user wrote may still warn, since its author can fix it.
-    `python -W default` shows everything. Nothing of it is left after the block.
+    The user's code may still warn, since its author can fix it. `python -W default` shows
+    everything. Everything is as before after the block.
 
     Example:
         >>> with quiet_libraries():
@@ -44,10 +44,17 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
-        def show(message: Any, category: Any, filename: str, *rest: Any, **named: Any) -> None:
-            # This package logs and never warns: what names it as the place is of what it called.
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            # This package logs and never warns: a warning located in it is by what it called.
             if not _is_below(filename, (*_OURS, *_INSTALLED)) and not filename.startswith("<"):
-                shown(message, category, filename, *rest, **named)
+                shown(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         for logger in loggers:
@@ -64,14 +71,14 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow with its quickest kernels and without its greetings.
+    """Imports TensorFlow with its fastest kernels and without its startup messages.
 
-    For the kernels see `use_quick_kernels`. The greetings say which libraries were found and how it
-    was compiled. TensorFlow 2.15 obeys TF_CPP_MIN_LOG_LEVEL; later versions write these lines
-    before they read it, so the stream itself is set aside for the import. What an import that fails
-    has written is shown. With TF_CPP_MIN_LOG_LEVEL set by the user everything is.
+    For the kernels see `use_quick_kernels`. The messages say which libraries were found and how
+    TensorFlow was compiled. TensorFlow 2.15 obeys TF_CPP_MIN_LOG_LEVEL; later versions write these
+    lines before they read it, so stderr is redirected during the import, and shown if that fails.
+    With TF_CPP_MIN_LOG_LEVEL set by the user, everything is shown.
 
-    What is set in the environment stays: TensorFlow 2.15 reads it at the first operation.
+    The variable stays set: TensorFlow 2.15 reads it at the first operation.
 
     Raises:
         Exception: What the import raises.
@@ -88,10 +95,10 @@ def start_tensorflow() -> None:
 
 
 def start_xla() -> None:
-    """Has XLA compile something small, so that what it says of its first work is not shown.
+    """Makes XLA compile something small, so that its first messages are not shown.
 
-    It writes past TF_CPP_MIN_LOG_LEVEL, into the middle of a progress bar. Call it once the devices
-    are set up.
+    They ignore TF_CPP_MIN_LOG_LEVEL and would break up a progress bar. Call it once the devices are
+    set up.
     """
     tf = importlib.import_module("tensorflow")
     with _nothing_shown():
@@ -100,7 +107,7 @@ def start_xla() -> None:
 
 @contextlib.contextmanager
 def _nothing_shown() -> Iterator[None]:
-    """Sets the error stream aside for a block, C libraries' too; shows it if the block fails."""
+    """Redirects stderr for a block, that of C libraries too; shows it if the block fails."""
     with tempfile.TemporaryFile() as aside:
         try:
             stream = os.dup(2)

@@ -1,4 +1,4 @@
-"""Means over the images of all replicas, whatever each of them was given.
+"""Means over the images of all replicas, however many each of them has.
 
 A batch that replicas cannot share equally leaves some of them fewer images than others, or none. A
 mean of the replicas' own means would then count images unequally, and be NaN where one is empty.
@@ -22,7 +22,7 @@ class ImageCount(NamedTuple):
     """Which images of a replica's batch count, and how many all replicas have.
 
     Attributes:
-        mask: (N,) bool, False for rows that only fill up a batch; None: all count.
+        mask: (N,) bool, False for padding rows; None: all count.
         total: Float32 scalar: the images that count, of all replicas.
     """
 
@@ -31,13 +31,13 @@ class ImageCount(NamedTuple):
 
 
 def several() -> bool:
-    """Returns whether this is traced for one of several replicas."""
+    """Returns whether this runs, or is traced, as one of several replicas."""
     context = tf.distribute.get_replica_context()
     return context is not None and context.num_replicas_in_sync > 1
 
 
 def sum_over_replicas(values: tf.Tensor) -> tf.Tensor:
-    """Returns the sum over replicas; the values themselves where there is one. Differentiable."""
+    """Returns the sum over replicas; `values` itself where there is only one. Differentiable."""
     if not several():
         return values
     context = tf.distribute.get_replica_context()
@@ -62,7 +62,7 @@ def count_images(images: int | tf.Tensor, mask: tf.Tensor | None = None) -> Imag
 
 
 def share_of_mean(values: tf.Tensor, count: ImageCount, copies: int = 1) -> tf.Tensor:
-    """Returns this replica's share of the mean over all images: see the module.
+    """Returns this replica's share of the mean over all images: see the module's docstring.
 
     Args:
         values: (copies * N,) float32, one for each view of an image, copy after copy.
@@ -75,7 +75,7 @@ def share_of_mean(values: tf.Tensor, count: ImageCount, copies: int = 1) -> tf.T
     if count.mask is None and not several():
         return tf.reduce_mean(values)
     if count.mask is not None:
-        # A choice, not a product: what a filled-up row gave need not be finite.
+        # `where`, not a product: the values of padding rows need not be finite.
         values = tf.where(tf.concat([count.mask] * copies, 0), values, 0.0)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync if several() else 1
     return tf.reduce_sum(values) * (replicas / copies) / tf.maximum(count.total, 1.0)

@@ -34,14 +34,14 @@ def make_strategy(
             `mirrored`, `multiworker`, `tpu` or `one_device`.
         cpu_replicas: Splits the CPU into this many logical devices (0: leave it); must come before
             TensorFlow first uses the CPU.
-        use_tpu: What the release's flag says; the same as `name="tpu"`.
+        use_tpu: The release's flag; the same as `name="tpu"`.
         tpu_name: Name or grpc address of the TPU.
         tpu_zone: Google Cloud zone of the TPU.
         gcp_project: Google Cloud project of the TPU.
         master: Address of the TPU's master, where no name is given.
 
     Raises:
-        UserError: The devices are not there.
+        UserError: The devices do not exist.
 
     Example:
         >>> make_strategy('mirrored', cpu_replicas=2).num_replicas_in_sync
@@ -51,7 +51,7 @@ def make_strategy(
         split_cpu(cpu_replicas)
     if use_tpu or name == "tpu":
         return _tpu_strategy(tpu_name or master, tpu_zone, gcp_project)
-    # Before anything asks for the devices: that would start TensorFlow without the other workers.
+    # Before anything lists devices: that would start TensorFlow without the other workers.
     if joins_workers(name):
         if num_workers() == 0:
             raise UserError(

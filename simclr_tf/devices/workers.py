@@ -1,4 +1,4 @@
-"""The workers that TF_CONFIG names, read without TensorFlow: commands ask before it is there."""
+"""The workers that TF_CONFIG names, read without TensorFlow: commands need them before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from simclr_tf.errors import UserError
 
 
 class Task(NamedTuple):
-    """What this process is among the workers.
+    """This process's task among the workers.
 
     Attributes:
         type: `worker`, `chief` or another job; None where TF_CONFIG does not say.
@@ -27,7 +27,7 @@ def joins_workers(strategy: str) -> bool:
     """Returns whether a process trains together with those that TF_CONFIG names.
 
     Args:
-        strategy: As for `make_strategy`; a TPU's workers are none of these.
+        strategy: As for `make_strategy`; a TPU's workers do not count.
 
     Raises:
         UserError: TF_CONFIG can't be read.

@@ -1,4 +1,4 @@
-"""Writing a file so that it is complete or absent at any moment, whoever else writes it."""
+"""Atomic writes: a file is complete or absent at any moment, even with several writers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import time
 import uuid
 from collections.abc import Iterator
 
-# A write takes seconds: what is older was left by a process that was killed.
+# A write takes seconds: an older partial file was left by a killed process.
 _ABANDONED_SECONDS = 3600
 
 
 @contextlib.contextmanager
 def new_file(path: str) -> Iterator[str]:
-    """Gives the path of a file to write, which takes its place at `path` when the block ends well.
+    """Yields a path to write to; the file is moved to `path` if the block succeeds.
 
-    The name is the process's own, so that two processes never write one file; it keeps the ending,
-    by which some libraries choose the format.
+    The name is unique, so that two processes never write one file; it keeps the extension, by
+    which some libraries choose the format.
 
     Args:
         path: File to make or to replace; its folder exists.

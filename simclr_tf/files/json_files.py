@@ -1,23 +1,22 @@
-"""JSON that every reader takes: complete files, without the NaN and Infinity that JSON has not."""
+"""JSON that every reader accepts: complete files, without NaN and Infinity."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from simclr_tf.errors import UserError
 from simclr_tf.files.atomic_file import new_file
 
 
-def write_json(path: str, values: Mapping[str, Any]) -> None:
+def write_json(path: str, values: Mapping[str, object]) -> None:
     """Writes a JSON file, complete or not at all.
 
     Args:
         path: File to make or to replace.
-        values: What JSON can hold. A number that is none is refused rather than written as null: a
-            result that cannot be used must not look like one that was never taken.
+        values: What JSON can hold. NaN and infinity are refused rather than written as null: an
+            unusable result must not look like one that was never measured.
 
     Raises:
         UserError: A number is NaN or infinite.
@@ -35,8 +34,8 @@ def write_json(path: str, values: Mapping[str, Any]) -> None:
         file.write("\n")
 
 
-def _not_finite(value: Any, place: str) -> Iterator[tuple[str, float]]:
-    """Yields where a structure holds a float that is NaN or infinite."""
+def _not_finite(value: object, place: str) -> Iterator[tuple[str, float]]:
+    """Yields the places of floats in a structure that are NaN or infinite, and their values."""
     if isinstance(value, float) and not math.isfinite(value):
         yield place, value
     elif isinstance(value, Mapping):

@@ -1,9 +1,9 @@
-"""Why something could not be loaded: what really failed, and what helps against that.
+"""Why something could not be loaded: the actual cause, and what to do about it.
 
 Keras, KerasCV and TensorFlow Datasets download, read and check files behind one call, and whatever
 goes wrong comes out as one exception, often a bare `Exception` around the true one. `explain` reads
-the whole chain: a closed network, a server that says no, a full disk and a damaged file each need
-another remedy.
+the whole chain: no network, a server that refuses, a full disk and a damaged file each need a
+different remedy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _NETWORK = {
     errno.ETIMEDOUT, errno.ENETDOWN,
 }  # fmt: skip
 
-# Of libraries that are not imported here (requests, urllib3, h5py, TensorFlow), by their words.
+# Errors of libraries that are not imported here (requests, urllib3, h5py, TensorFlow), recognised
+# by their messages.
 _WORDS = (
     ("certificate", r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"),
     ("checksum", r"hash does not match|checksum|NonMatchingChecksum"),
@@ -76,9 +77,9 @@ class LoadFailure:
     Attributes:
         kind: `network`, `refused` (an HTTP status), `certificate`, `checksum`, `missing`,
             `forbidden`, `disk`, `damaged`, `shapes`, `generation` (written by another Keras),
-            `format` (the name's ending), `package`, `memory` or `unknown`.
+            `format` (the file's extension), `package`, `memory` or `unknown`.
         reason: One line for "received: ...", without a full stop.
-        advice: What to do, one or two sentences; empty for `unknown`, where nothing is known.
+        advice: What to do, one or two sentences; empty for `unknown`.
     """
 
     kind: str
@@ -87,7 +88,7 @@ class LoadFailure:
 
 
 def explain(error: BaseException, *, cache: str = "~/.keras") -> LoadFailure:
-    """Finds what really failed.
+    """Finds the actual cause of a failure.
 
     Args:
         error: What a library raised; its causes and contexts are read too.
@@ -95,7 +96,7 @@ def explain(error: BaseException, *, cache: str = "~/.keras") -> LoadFailure:
 
     Returns:
         The first kind that is recognised: exceptions by their type from the innermost outwards,
-        then all of them by their words.
+        then by their messages.
 
     Example:
         >>> explain(OSError(errno.ENOSPC, "No space left on device")).kind
@@ -115,7 +116,7 @@ def explain(error: BaseException, *, cache: str = "~/.keras") -> LoadFailure:
 
 
 def one_line(error: BaseException, length: int = 200) -> str:
-    """Returns what an exception says, on one line and without a full stop at its end."""
+    """Returns an exception's message on one line, without a full stop at its end."""
     said = " ".join(str(error).split())
     # What HDF5 appends: times, addresses and sizes of buffers.
     said = re.sub(r"file read failed: time = .*?(error message = '([^']*)').*", r"\2", said)
@@ -165,7 +166,7 @@ def _by_type(error: BaseException) -> str | None:
 
 
 def _status(error: BaseException) -> int | None:
-    """Returns the HTTP status that urllib, requests or a library on top of them was answered."""
+    """Returns the HTTP error status that urllib, requests or a library above them received."""
     code = error.code if isinstance(error, urllib.error.HTTPError) else None
     if code is None:
         code = getattr(getattr(error, "response", None), "status_code", None)

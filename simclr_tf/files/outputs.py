@@ -1,4 +1,4 @@
-"""What stands where a command is to write: checked before work begins, replaced when it is done."""
+"""Output paths of commands: checked before work begins, replaced when it is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from simclr_tf.errors import UserError
 
-_LONGEST_SUFFIX = 24  # of the names beside a target that hold unfinished work
+_LONGEST_SUFFIX = 24  # of the temporary names beside a target
 
 
 def check_output_path(
@@ -23,18 +23,18 @@ def check_output_path(
     ours: Callable[[str], bool] | None = None,
     overwrite_hint: str = "pass --overwrite",
 ) -> str:
-    """Returns the path of an output that can be written, whatever stands there or above it.
+    """Returns the path of an output after checking that it can be written.
 
     Args:
-        flag: What the user typed it after, with its dashes: named in errors.
+        flag: The flag that names it, with its dashes, for errors.
         given: What the user typed; `~` is the home folder.
         folder: Whether a folder is to be made, not a file.
         overwrite: Whether a file, or a folder that `ours` accepts, may be replaced.
-        ours: Whether an existing folder that is not empty is one of the kind that is to be made.
-        overwrite_hint: What an error recommends in place of another path; empty: nothing.
+        ours: Returns whether an existing, non-empty folder is of the kind that is to be made.
+        overwrite_hint: What an error recommends beside another path; empty: nothing.
 
     Raises:
-        UserError: Something stands there that may not be replaced, or nothing can be made there.
+        UserError: Something exists there that may not be replaced, or nothing can be made there.
 
     Example:
         >>> check_output_path("--output", "~/features.npz", folder=False, overwrite=False)
@@ -88,14 +88,14 @@ def check_output_path(
 
 
 def check_apart(outputs: Sequence[tuple[str, str]], inputs: Sequence[tuple[str, str]] = ()) -> None:
-    """Checks that no output is, or lies in, another, and that none holds or lies in an input.
+    """Checks that no output overlaps another one or an input: same path, or one inside the other.
 
     Args:
         outputs: (flag, path) of what is to be written.
         inputs: (flag, path) of what is read and must stay as it is.
 
     Raises:
-        UserError: Two of them meet.
+        UserError: Two of them overlap.
 
     Example:
         >>> check_apart([("--output", "a.npz"), ("--projector_dir", "b")])
@@ -111,18 +111,18 @@ def check_apart(outputs: Sequence[tuple[str, str]], inputs: Sequence[tuple[str, 
 
 
 def replace_all(moves: Sequence[tuple[str, str]]) -> None:
-    """Puts finished files and folders in their places: all of them, or everything stays.
+    """Moves finished files and folders to their targets: all of them, or none.
 
     Args:
-        moves: (what was made, where it goes); what stands there is deleted at the end.
+        moves: (finished file or folder, target); what exists at a target is deleted at the end.
 
     Raises:
-        OSError: One of them could not be put in place; what stood there stands there again.
+        OSError: One of them could not be moved; every target is restored.
 
     Example:
         >>> replace_all([("work/features", "features.npz")])
     """
-    done: list[tuple[str, str, str]] = []  # (made, target, folder that holds what stood there)
+    done: list[tuple[str, str, str]] = []  # (made, target, folder that keeps the old target)
     staged: list[str] = []
     complete = False
     try:
@@ -131,7 +131,7 @@ def replace_all(moves: Sequence[tuple[str, str]]) -> None:
             aside = tempfile.mkdtemp(prefix=f".{name}-"[:40], dir=parent)
             staged.append(aside)
             new, old = os.path.join(aside, "new"), os.path.join(aside, "old")
-            # Another disk: copied beside the target first, so that it appears there complete.
+            # It may lie on another disk: copied beside the target first, it appears complete.
             shutil.move(made, new)
             done.append((made, target, aside))
             if os.path.lexists(target):
@@ -150,22 +150,22 @@ def replace_all(moves: Sequence[tuple[str, str]]) -> None:
         raise
     finally:
         for aside in staged:
-            # Where even the way back failed, the old stays aside: nothing is lost.
+            # If restoring failed too, the old target stays in there: nothing is lost.
             if complete or not os.path.lexists(os.path.join(aside, "old")):
                 shutil.rmtree(aside, ignore_errors=True)
 
 
 def _existing_parent(path: str) -> str:
-    """Returns the nearest folder above a path that is there; raises OSError if it is none."""
+    """Returns the nearest existing folder above a path; raises OSError if it can't be read."""
     parent = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
-    os.listdir(parent)  # a file, a broken link or a folder that can't be read: say so
+    os.listdir(parent)  # raises for a file, a broken link or an unreadable folder
     return parent
 
 
 def _probe(folder: str) -> None:
-    """Raises OSError where no file can be made."""
+    """Raises OSError if no file can be made in a folder."""
     with tempfile.TemporaryFile(dir=folder):
         pass
 

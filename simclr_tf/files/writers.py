@@ -1,6 +1,6 @@
-"""Who writes: of several workers the chief alone; the others keep a scratch folder of their own.
+"""Who writes: of several workers only the chief; the others save into scratch folders.
 
-Commands say things before TensorFlow is there: it is imported where a strategy is asked.
+Commands print before TensorFlow is loaded: it is imported only where a strategy is inspected.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import tensorflow as tf
+    from tensorflow import keras
 
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-    """Whether this process writes what a run leaves behind, and says what it does.
+    """Whether this process writes a run's files and prints its messages.
 
     Every worker must take part in a save, since reading some variables is a collective operation:
-    those that do not write save into a folder of their own, which is then deleted.
+    those that do not write save into a scratch folder, which is then deleted.
 
     Args:
         is_chief: Whether this process writes.
@@ -37,9 +38,9 @@ class Writer:
     def of(cls, strategy: tf.distribute.Strategy) -> Writer:
         """Returns who this process is under a strategy.
 
-        The chief is the task `chief`, or worker 0 where the cluster has none. A process that shares
-        its training with no other writes: also each of several that TF_CONFIG names but that do not
-        train together. A TPU's workers are driven by one process, which writes.
+        The chief is the task `chief`, or worker 0 where the cluster has none. A process that trains
+        alone writes, also where TF_CONFIG names several that do not train together. A TPU's workers
+        are driven by one process, which writes.
 
         Args:
             strategy: Under which the process trains.
@@ -68,7 +69,7 @@ class Writer:
 
     @contextlib.contextmanager
     def folder(self, path: str) -> Iterator[str]:
-        """Gives the folder to save into: `path`, or a scratch folder that is gone afterwards."""
+        """Yields the folder to save into: `path`, or a scratch folder deleted afterwards."""
         if self.is_chief:
             yield path
             return
@@ -85,7 +86,7 @@ class Writer:
             print(line.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
 
 
-def writer_of(model: Any) -> Writer:
+def writer_of(model: keras.Model) -> Writer:
     """Returns who this process is under the strategy that a Keras model was made with."""
     import tensorflow as tf
 
