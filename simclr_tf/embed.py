@@ -78,7 +78,7 @@ def _embed(given: argparse.Namespace) -> None:
     _check_apart(given)
     extract, of_model = _load_model(given)
     from simclr_tf.datasets import open_source
-    from simclr_tf.datasets.folder_layout import left_out_line
+    from simclr_tf.datasets.folder_walk import left_out_line
     from simclr_tf.datasets.source import flat_line
     from simclr_tf.features.extractor import feature_batches, fingerprint
     from simclr_tf.features.files import Names

@@ -13,7 +13,7 @@ import os
 
 from absl import logging
 
-from simclr_tf.datasets import mnist, tfds_source
+from simclr_tf.datasets import mnist, tfds_builder, tfds_source
 from simclr_tf.datasets.folder import open_folder
 from simclr_tf.datasets.in_memory import InMemorySource
 from simclr_tf.datasets.source import ImageSource
@@ -84,7 +84,7 @@ def open_source(
 
 
 def folder_of(dataset: str, data_dir: str | None = None) -> str | None:
-    """Returns the folder of images that `open_source` would read; None for what is no folder.
+    """Returns the folder of images that `open_source` would read; None if it would read none.
 
     Args:
         dataset: As for `open_source`.
@@ -104,4 +104,4 @@ def _is_path(dataset: str, data_dir: str | None) -> bool:
     without_version = dataset.split(":")[0]
     if data_dir and os.path.isdir(os.path.join(os.path.expanduser(data_dir), without_version)):
         return False
-    return dataset.count("/") > 1 or not tfds_source.is_tfds_name(dataset)
+    return dataset.count("/") > 1 or not tfds_builder.is_tfds_name(dataset)

@@ -1,11 +1,11 @@
-"""Whether what a command is about to write would change the folder of images that it reads."""
+"""Whether a command's output would change the folder of images that it reads."""
 
 from __future__ import annotations
 
 import os
 
 from simclr_tf.datasets.decoding import IMAGE_EXTENSIONS
-from simclr_tf.datasets.folder_layout import own_images, visited_folders
+from simclr_tf.datasets.folder_walk import own_images, visited_folders
 from simclr_tf.errors import UserError
 
 
@@ -78,7 +78,7 @@ def check_file_apart(images: str, target: str, flag: str) -> str | None:
     root, file = _real(images), _real(target)
     name = os.path.basename(file)
     if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith("."):
-        # A folder that is yet to be made becomes a part of the data with its first picture.
+        # A folder that does not exist yet would become part of the data with its first image.
         parent = os.path.dirname(file)
         hidden = False
         while not os.path.isdir(parent):
@@ -99,5 +99,5 @@ def _real(path: str) -> str:
 
 
 def _is_below(path: str, folder: str) -> bool:
-    """Returns whether a path is a folder or lies in it; both free of links."""
+    """Returns whether a path is a folder or lies in it; both have their links resolved."""
     return path == folder or path.startswith(os.path.join(folder, ""))

@@ -1,9 +1,8 @@
-"""Some records of a data set that is read in sequence, kept in memory: epochs skip the rest."""
+"""Chosen records of a data set that is read in sequence, kept in memory for every epoch."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -51,7 +50,7 @@ class ChosenRecords(IndexedSource):
         self._shown: tf.Tensor | None = None  # bool (n,): labels that are not hidden
 
     def _load(self) -> tf.Tensor:
-        # Outside the function that tf.data may be tracing now.
+        # tf.data may be tracing a function now: this must run outside of it.
         with tf.init_scope(), tf.device("CPU:0"):
             if self._records is None:
                 logging.info("Reading %d records of '%s' ...", self.num_examples, self.name)
@@ -61,7 +60,7 @@ class ChosenRecords(IndexedSource):
         return self._records
 
     def decode(
-        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
+        self, key: tf.Tensor, *, min_side: int | None = None, replace_bad: bool = False
     ) -> dict[str, tf.Tensor]:
         """Decodes the record with index `key`, as the whole data set does."""
         record = tf.gather(self._load(), key)
@@ -75,7 +74,7 @@ class ChosenRecords(IndexedSource):
         return labels if self._shown is None else np.where(self._shown.numpy(), labels, -1)
 
     def subset(self, positions: np.ndarray) -> ChosenRecords:
-        """Returns a source of some of these records, which are not read once more."""
+        """Returns a source of some of these records, which are not read again."""
         chosen = ChosenRecords(self._whole, self._positions[positions], self._record_bytes)
         with tf.device("CPU:0"):
             for name in ("_records", "_shown"):

@@ -1,11 +1,11 @@
-"""One image file -> one RGB array, by Pillow: every format and mode, and what is wrong with it."""
+"""One image file -> one RGB array, by Pillow, or the reason why it can't be read."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from simclr_tf.images import transparency
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
+    from PIL import ImageFile
 
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif"}
@@ -99,7 +100,7 @@ def decode_file(
         return colours, size
 
 
-def _open(file: BinaryIO) -> PILImage.Image:
+def _open(file: BinaryIO) -> ImageFile.ImageFile:
     from PIL import Image
 
     if os.fstat(file.fileno()).st_size == 0:
@@ -116,7 +117,7 @@ def _is_quarter_turn(image: PILImage.Image) -> bool:
 
 
 def _to_rgb(image: PILImage.Image, file_format: str | None) -> np.ndarray:
-    """Returns the colours, those beneath transparent pixels too."""
+    """Returns the colours, those of transparent pixels too."""
     if _is_16_bit_grey(image.mode) and (image.mode != "I" or file_format == "PNG"):
         # `convert` would clip everything above 255. 16-bit colour is already reduced to 8 bits by
         # Pillow's PNG reader.
@@ -129,13 +130,15 @@ def _to_rgb(image: PILImage.Image, file_format: str | None) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _alpha(image: PILImage.Image, info: Mapping[Any, Any], depth: int) -> np.ndarray | None:
+def _alpha(
+    image: PILImage.Image, info: Mapping[str | tuple[int, int], object], depth: int
+) -> np.ndarray | None:
     """Returns the opacity, uint8 (h, w); None where every pixel is opaque by its format.
 
     Args:
         image: The decoded image.
-        info: What the file says beside its pixels; `transparency` is the one colour, palette
-            index or table of a PNG or GIF.
+        info: The file's metadata; `transparency` is the one colour, palette index or table of a
+            PNG or GIF.
         depth: Bits of a sample in the file.
     """
     mode = image.mode
@@ -147,7 +150,7 @@ def _alpha(image: PILImage.Image, info: Mapping[Any, Any], depth: int) -> np.nda
     if mode == "P":
         return np.asarray(image.convert("RGBA").getchannel("A"))
     if mode == "RGB" and isinstance(given, tuple):
-        # Of 16 bits Pillow has kept the upper 8.
+        # Pillow has kept the upper 8 of 16 bits.
         key = np.array(given) >> (depth - 8)
         return np.where((np.asarray(image) == key).all(-1), 0, 255).astype(np.uint8)
     if not isinstance(given, int):
@@ -168,10 +171,10 @@ def _is_16_bit_grey(mode: str) -> bool:
     return mode.startswith("I;16") or mode == "I"  # the latter in older Pillow
 
 
-def _bits(image: Any) -> int:
+def _bits(image: ImageFile.ImageFile) -> int:
     """Returns the bits of a sample of an opened, not yet loaded, image; 8 where it is no PNG."""
     arguments = image.tile[0][3] if image.format == "PNG" and image.tile else ""
-    raw_mode = arguments if isinstance(arguments, str) else arguments[0]
+    raw_mode = arguments[0] if isinstance(arguments, tuple) else arguments or ""
     bits = raw_mode.partition(";")[2].rstrip("B")
     return int(bits) if bits.isdigit() else 8
 

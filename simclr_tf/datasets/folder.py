@@ -1,19 +1,20 @@
-"""A person's own folder of images as a source."""
+"""A user's folder of images as a source."""
 
 from __future__ import annotations
 
 import copy
 import os
 from concurrent import futures
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from simclr_tf.datasets import decoding
-from simclr_tf.datasets.folder_layout import left_out_line, read_layout
-from simclr_tf.datasets.source import IndexedSource, only_at
+from simclr_tf.datasets.folder_layout import read_layout
+from simclr_tf.datasets.folder_walk import left_out_line
+from simclr_tf.datasets.positions import only_at
+from simclr_tf.datasets.source import IndexedSource
 from simclr_tf.datasets.splits import resolve_split
 from simclr_tf.errors import UserError
 from simclr_tf.images import transparency
@@ -102,7 +103,7 @@ class FolderSource(IndexedSource):
         paths: the readable files, by index.
     """
 
-    num_examples: int  # known here
+    num_examples: int  # never None here
 
     def __init__(
         self,
@@ -190,11 +191,11 @@ class FolderSource(IndexedSource):
         self._note_bad_image(path, reason)
 
     def decode(
-        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
+        self, key: tf.Tensor, *, min_side: int | None = None, replace_bad: bool = False
     ) -> dict[str, tf.Tensor]:
         """Decodes the file with index `key`; see `decoding.decode_file`."""
 
-        def load(index: np.ndarray) -> tuple[Any, ...]:
+        def load(index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.int64, np.bool_]:
             return self._load(int(index), min_side, replace_bad)
 
         image, size, index, ok = tf.numpy_function(

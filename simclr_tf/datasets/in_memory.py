@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.datasets.source import IndexedSource, only_at
+from simclr_tf.datasets.positions import only_at
+from simclr_tf.datasets.source import IndexedSource
 from simclr_tf.images import pixel_values
 
 
@@ -53,15 +54,15 @@ class InMemorySource(IndexedSource):
             pixel_values.check_values(part)
         if isinstance(images, np.ndarray) and images.dtype.kind == "f":
             images = images.astype(np.float32)
-        # As NumPy holds them: tf.data copies a tensor that its functions read, once more for each
-        # pipeline, and on a device it may not fit.
+        # Kept as NumPy arrays: tf.data copies a tensor that its functions read, once for each
+        # pipeline, and it may not fit on a device.
         self._images = images if stacked else list(images)
         with tf.device("CPU:0"):
             self._labels = None if labels is None else tf.constant(labels, tf.int64)
             self._sizes = None if sizes is None else tf.constant(sizes, tf.int32)
 
     def decode(
-        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
+        self, key: tf.Tensor, *, min_side: int | None = None, replace_bad: bool = False
     ) -> dict[str, tf.Tensor]:
         """Looks up one index, or, where all images share a size, a vector of indices."""
         del min_side, replace_bad  # images are in memory already, and none is broken

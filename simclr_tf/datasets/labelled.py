@@ -1,4 +1,4 @@
-"""A share of the labels: which images, drawn by class, and the list that says so."""
+"""A share of the labels: which images keep theirs, drawn by class, and the file that lists them."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def choose_labelled(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
 def find_labelled(
     source: ImageSource, fraction: float, seed: int, path: str, check: bool = True
 ) -> np.ndarray:
-    """Returns the positions of the labelled images: those of the list, else freshly drawn ones.
+    """Returns the positions of the labelled images: those in the list, else freshly drawn ones.
 
     Args:
         source: A labelled source.
         fraction: As for `choose_labelled`.
         seed: As for `choose_labelled`.
-        path: The list; one that is there already is taken as it is.
+        path: The list; an existing one is used as it is.
         check: Whether the labels in the list are compared with the source's.
 
     Returns:
         int64 (n,), ascending positions in the source's fixed order.
 
     Raises:
-        UserError: The list is damaged, or is not of these images.
+        UserError: The list is damaged, or lists other images.
 
     Example:
         >>> find_labelled(open_source("mnist_5k", "train"), 0.01, 0, "run/labelled_images.csv")
@@ -74,13 +74,13 @@ def find_labelled(
 
 
 def write_labelled(source: ImageSource, positions: np.ndarray, path: str) -> None:
-    """Writes the list of labelled images, complete or not at all; one that is there stays.
+    """Writes the list of labelled images, complete or not at all; an existing one is kept.
 
     Args:
-        source: The source that `positions` count in.
+        source: The source that `positions` refer to.
         positions: int64 (n,).
         path: CSV file: `position` (in the split, from 0), `file` (below the data set's folder;
-            empty where images are no files), `label` (class id) and `class` (its name).
+            empty where images are not files), `label` (class id) and `class` (its name).
     """
     if os.path.exists(path):
         return
@@ -92,14 +92,14 @@ def write_labelled(source: ImageSource, positions: np.ndarray, path: str) -> Non
     for position, label in zip(positions, labels, strict=True):
         file = files[position] if files is not None else ""
         writer.writerow([position, file, label, names[label] if names is not None else ""])
-    # Names of files may hold bytes that are no UTF-8.
+    # File names may hold bytes that are not UTF-8.
     encoded = text.getvalue().encode("utf-8", "surrogateescape")
     with new_file(path) as partial, open(partial, "wb") as target:
         target.write(encoded)
 
 
 def _read_list(source: ImageSource, path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns positions and labels; files go by name, wherever they stand by now."""
+    """Returns positions and labels; files are found by name, at whatever position they are now."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)

@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
-import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from simclr_tf.datasets.in_memory import InMemorySource
-from simclr_tf.datasets.source import (
-    ImageSource,
-    resize_to_uint8,
-)
-from simclr_tf.devices.memory import available_memory, in_words
+from simclr_tf.datasets.cache import in_memory
+from simclr_tf.datasets.canvas import host_size, squash
+from simclr_tf.datasets.source import ImageSource, Key
 from simclr_tf.errors import UserError
 from simclr_tf.images import geometry, pixel_values
+from simclr_tf.typing import Batch
 
 _EVALUATION_CROP = 0.875  # the release; none at or below 32 pixels
 _UNCROPPED_SIZE = 32
-_CACHE_SHARE = 0.8  # of the memory that is free when the cache is filled
-_BYTES_BESIDE = 128  # label, size and what Python keeps of an array
 
-# (image uint8 or float32 (h, w, c), seed int32 (2,)) -> one view or a tuple of two
-HostTransform = Callable[[tf.Tensor, tf.Tensor], Any]
-
-
-def host_size(image_size: int) -> int:
-    """Returns the side of the square canvas that the host brings images of mixed sizes to.
-
-    It is 10/7 of the side of the views (320 for 224): the host decodes and squashes an image onto
-    the canvas, the device cuts the random crops from there. The original height and width travel
-    along, so crop boxes are drawn in the original's geometry and their distribution is exact.
-    What it changes: the pixels of a crop are resampled twice, and a crop whose side is below 0.7
-    of the image's side is enlarged from the canvas, hence softer than one cut from an original
-    that has more pixels (at the smallest area, 8%, its side is 0.28 of the canvas: 90 pixels for
-    a view of 224). `--augment_on=host` crops the originals.
-
-    Args:
-        image_size: side of the views in pixels.
-
-    Returns:
-        `ceil(image_size * 10 / 7)`.
-
-    Example:
-        >>> host_size(224)
-        320
-    """
-    return -(-image_size * 10 // 7)
+Views: TypeAlias = "tf.Tensor | Sequence[tf.Tensor]"
+HostTransform: TypeAlias = Callable[[tf.Tensor, tf.Tensor], Views]
+"""(image uint8 or float32 (h, w, c), seed int32 (2,)) -> one view or two."""
 
 
 def training_dataset(
@@ -117,7 +86,7 @@ def training_dataset(
     if input_context is not None and input_context.num_input_pipelines > 1:
         data = data.shard(input_context.num_input_pipelines, input_context.input_pipeline_id)
 
-    def load(position: tf.Tensor, key: Any) -> tuple[Any, ...]:
+    def load(position: tf.Tensor, key: Key) -> tuple[Batch | Views, ...]:
         # Twice the canvas leaves antialiasing something to do after a JPEG's reduced decoding.
         min_side = None if canvas is None else 2 * canvas
         example = source.decode(key, min_side=min_side, replace_bad=True)
@@ -127,7 +96,7 @@ def training_dataset(
             x = host_transform(example["image"], _example_seed(seed, position))
             x = tuple(x) if isinstance(x, list) else x
         elif canvas is not None:
-            x = {"image": _squash(example["image"], canvas), "size": example["size"]}
+            x = {"image": squash(example["image"], canvas), "size": example["size"]}
         else:
             x = example["image"]
         return (x, example["label"]) if source.labelled else (x,)
@@ -180,111 +149,6 @@ def evaluation_dataset(
     return _with_options(data, sharded=False).prefetch(tf.data.AUTOTUNE)
 
 
-def in_memory(source: ImageSource, canvas: int | None = None) -> InMemorySource:
-    """Decodes a whole source into memory, in parallel.
-
-    Args:
-        source: the images. Unreadable ones are left out.
-        canvas: squash the images to this side, and remember their sizes; None keeps them.
-
-    Returns:
-        A source that needs no decoding. One that is in memory already is returned as it is.
-
-    Raises:
-        UserError: the images take more than 80% of the memory that is free now, or none is
-            readable.
-
-    Example:
-        >>> in_memory(open_source("/path/to/images", "train"), canvas=320)
-    """
-    if isinstance(source, InMemorySource):
-        return source
-    if source.num_examples is None:
-        raise UserError(
-            f"Expected a data set of known length to cache; received: '{source.name}', whose "
-            "length is unknown. Pass num_examples, or do not cache."
-        )
-    logging.info("Decoding %d images of '%s' into memory ...", source.num_examples, source.name)
-    started = time.monotonic()
-
-    def load(key: Any) -> dict[str, tf.Tensor]:
-        min_side = None if canvas is None else 2 * canvas
-        example = source.decode(key, min_side=min_side)
-        if canvas is not None:
-            example["image"] = _squash(example["image"], canvas)
-        return example
-
-    data = source.ordered_keys().map(load, tf.data.AUTOTUNE, deterministic=True)
-    images, labels, sizes = _collect(source, data)
-    logging.info("... done in %.1f s.", time.monotonic() - started)
-    cached = InMemorySource(
-        images,
-        np.array(labels) if source.labelled else None,
-        sizes=np.array(sizes),
-        name=source.name,
-        split=source.split,
-        num_classes=source.num_classes,
-        class_names=source.class_names,
-    )
-    cached.bad_images = source.bad_images
-    return cached
-
-
-def _collect(
-    source: ImageSource, data: tf.data.Dataset
-) -> tuple[np.ndarray | list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-    """Returns the readable images, their labels and sizes, never holding an image twice.
-
-    Raises:
-        UserError: they take more than their share of the free memory: before the first is decoded
-            where all have one size, else at the image that is too many; or none is readable.
-    """
-    spec = data.element_spec["image"]
-    free = available_memory()
-    limit = math.inf if free is None else _CACHE_SHARE * free
-    count = source.num_examples
-    assert count is not None
-    labels: list[np.ndarray] = []
-    sizes: list[np.ndarray] = []
-    whole: np.ndarray | None = None
-    images: list[np.ndarray] = []
-    held = 0
-    if spec.shape.is_fully_defined():
-        need = count * (spec.shape.num_elements() * spec.dtype.size + _BYTES_BESIDE)
-        if need > limit:
-            raise _too_large(source, f"{count} images that need {in_words(need)}", limit)
-        whole = np.empty([count, *spec.shape], spec.dtype.as_numpy_dtype)
-    with source.user_errors():
-        for example in data.prefetch(8).as_numpy_iterator():
-            if not example["ok"]:
-                continue
-            if whole is None:
-                held += example["image"].nbytes + _BYTES_BESIDE
-                if held > limit:
-                    so_far = f"{len(images) + 1} of {count} images that take {in_words(held)}"
-                    raise _too_large(source, so_far, limit)
-                images.append(example["image"])
-            else:
-                whole[len(sizes)] = example["image"]
-            sizes.append(example["size"])
-            if source.labelled:
-                labels.append(example["label"])
-    if not sizes:
-        raise UserError(f"Expected readable images in '{source.name}'; received: none.")
-    if whole is None and len({image.shape for image in images}) == 1:
-        whole = np.empty([len(images), *images[0].shape], images[0].dtype)
-        for index in range(len(images)):
-            whole[index], images[index] = images[index], images[0][:0]
-    return (images if whole is None else whole[: len(sizes)]), labels, sizes
-
-
-def _too_large(source: ImageSource, received: str, limit: float) -> UserError:
-    return UserError(
-        f"Expected the decoded images of '{source.name}' to fit in memory ({in_words(limit)}, "
-        f"{_CACHE_SHARE:.0%} of what is free); received: {received}. Do not pass --cache_dataset."
-    )
-
-
 def _ordered_keys(
     source: ImageSource, seed: int, start: int, shuffle: bool, buffer_bytes: int
 ) -> tf.data.Dataset:
@@ -303,17 +167,10 @@ def _ordered_keys(
 
 
 def _example_seed(seed: int, position: tf.Tensor) -> tf.Tensor:
-    """Returns a stateless seed, int32 (2,), of its own for every example of every epoch."""
+    """Returns a stateless seed, int32 (2,), distinct for every example of every epoch."""
     position = tf.cast(position, tf.int64)
     wraps, low = position // 2**31, position % 2**31  # 2**31 examples: 1,676 epochs of ImageNet
     return tf.cast(tf.stack([(seed % 2**31 + wraps) % 2**31, low]), tf.int32)
-
-
-def _squash(image: tf.Tensor, side: int) -> tf.Tensor:
-    """Returns (..., side, side, c) uint8; an image that is cached as a canvas is one already."""
-    if image.dtype == tf.uint8 and image.shape[-3:-1] == (side, side):
-        return image
-    return resize_to_uint8(pixel_values.checked(image), side)  # checked before it is clipped
 
 
 def evaluation_view(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
@@ -333,7 +190,7 @@ def evaluation_view(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
         >>> evaluation_view(tf.zeros([300, 200, 3]), 112, 112).shape
         TensorShape([112, 112, 3])
     """
-    # Before they are clipped: 0 to 255 would become white.
+    # Checked before clipping, which would turn floats in 0..255 white.
     image = pixel_values.checked(image)
     if max(height, width) > _UNCROPPED_SIZE:
         return geometry.central_crop_and_resize(image, height, width, _EVALUATION_CROP)

@@ -1,4 +1,4 @@
-"""Chosen positions as a table of flags: one look-up an element, however many are chosen."""
+"""Chosen positions of a data set: as a table of flags, one look-up an element, and in labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def flags_at(positions: np.ndarray, length: int | None = None) -> np.ndarray:
 
 
 def keep_flagged(data: tf.data.Dataset, flags: np.ndarray) -> tf.data.Dataset:
-    """Returns the elements whose flag is set, in order; nothing behind the last one is read.
+    """Returns the elements whose flag is set, in order; nothing after the last one is read.
 
     Args:
         data: Elements in a fixed order.
@@ -47,6 +47,13 @@ def keep_flagged(data: tf.data.Dataset, flags: np.ndarray) -> tf.data.Dataset:
 
 
 def on_host(values: np.ndarray) -> tf.Tensor:
-    """Returns a tensor in the machine's own memory, where `tf.data` reads it."""
+    """Returns a tensor in host memory, where `tf.data` reads it."""
     with tf.device("CPU:0"):
         return tf.constant(values)
+
+
+def only_at(labels: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Returns labels (N,) with -1 everywhere but at the positions `shown`."""
+    kept = np.full_like(labels, -1)
+    kept[shown] = labels[shown]
+    return kept

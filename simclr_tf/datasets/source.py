@@ -5,37 +5,40 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from simclr_tf.datasets.canvas import resize_to_uint8, to_uint8
+from simclr_tf.datasets.shuffling import random_order
 from simclr_tf.errors import UserError
-from simclr_tf.images import pixel_values
 
-_GRAPH_SEED = 87654321  # TensorFlow's own, where no global seed is set
+Key: TypeAlias = "tf.Tensor | dict[str, tf.Tensor]"
+"""What a source hands out before anything is decoded: an index, a record or an element."""
+
 _NAMED_BAD_IMAGES = 20  # further ones are counted, not named, in the log
 
 
 class ImageSource(abc.ABC):
     """A set of images, labelled or not, that `simclr_tf.datasets.pipeline` turns into batches.
 
-    A source hands out keys (cheap: an index or an undecoded record) in a fixed or in a shuffled
+    A source hands out keys (cheap: an index or an undecoded record) in a fixed or a shuffled
     order, and decodes a key into an example later. So a shuffle buffer holds no decoded images,
     and examples can be skipped or given to another worker before anything is decoded.
 
     Attributes:
         name: the data set's name or folder.
         split: the split expression that was asked for.
-        num_examples: number of images, or None where nobody knows (a user's tf.data).
+        num_examples: number of images, or None where it is unknown (a user's tf.data).
         num_classes: number of classes, or None for images without labels.
         class_names: names by class id, or None.
         image_shape: (height, width, channels); None where images differ.
         bad_images: (path, reason) of the unreadable images found so far.
         flat_images: paths of the files that were found to be one flat colour; they are kept.
-        left_out: folders below the data set's own that are no data, since they hold a run, an
-            export or features.
+        left_out: folders below the data set's that are not data: they hold a run, an export or
+            features.
         error: the UserError to show if reading stopped on an unreadable image, else None.
         decodes_batches: whether `decode` also takes a vector of keys.
 
@@ -95,14 +98,14 @@ class ImageSource(abc.ABC):
 
     @abc.abstractmethod
     def decode(
-        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
+        self, key: Key, *, min_side: int | None = None, replace_bad: bool = False
     ) -> dict[str, tf.Tensor]:
         """Decodes one example.
 
         Args:
             key: an element of `ordered_keys()`.
             min_side: the caller needs no more than this height and width: a JPEG may be decoded
-                at a half, a quarter or an eighth of its size. 'size' is the original size still.
+                at a half, a quarter or an eighth of its size. 'size' is still the original size.
             replace_bad: put the next readable image in the place of an unreadable one, so that
                 the number of examples, and with it exact resuming, is unchanged.
 
@@ -155,7 +158,7 @@ class ImageSource(abc.ABC):
         return None
 
     def notices(self) -> list[str]:
-        """Returns what reading has found that a person should know: a line each."""
+        """Returns what a user should know of the images read so far, one line each."""
         lines = []
         for path, reason in self.bad_images[:1]:
             count = len(self.bad_images)
@@ -173,8 +176,8 @@ class ImageSource(abc.ABC):
     def user_errors(self) -> Iterator[None]:
         """Turns the failure of a pipeline that stopped on an unreadable image into its UserError.
 
-        An exception raised while tf.data decodes arrives as some `tf.errors.OpError`, with a long
-        text. Put the loop that reads batches inside this context.
+        An exception raised while tf.data decodes arrives as some `tf.errors.OpError` with a long
+        message. Put the loop that reads batches inside this context.
 
         Example:
             >>> with source.user_errors():
@@ -193,7 +196,7 @@ class ImageSource(abc.ABC):
         """Returns the images as one array, for baselines on small sets.
 
         Args:
-            limit: at most so many images, from the front of the fixed order.
+            limit: at most this many images, the first of the fixed order.
             image_size: resize (bicubic, antialiased, squashed to a square); needed where images
                 differ in size.
 
@@ -210,7 +213,7 @@ class ImageSource(abc.ABC):
             )
         keys = self.ordered_keys() if limit is None else self.ordered_keys().take(limit)
 
-        def decode(key: Any) -> dict[str, tf.Tensor]:
+        def decode(key: Key) -> dict[str, tf.Tensor]:
             example = self.decode(key)
             image = example["image"]
             if image_size is not None and image.shape[:2] != (image_size, image_size):
@@ -255,22 +258,12 @@ class IndexedSource(ImageSource):
     def shuffled_keys(self, epoch: tf.Tensor, seed: int, buffer_bytes: int) -> tf.data.Dataset:
         """Returns all indices in an order fixed by seed and epoch; needs 8 bytes an image."""
         del buffer_bytes
-        # Sorting random numbers, because tf.random.shuffle is stateful.
-        order = tf.argsort(
-            tf.random.stateless_uniform(
-                [self.num_examples],
-                [seed % 2**31, epoch % 2**31],
-                None,
-                None,
-                tf.int32,
-                alg="philox",
-            )
-        )
+        order = random_order(self.num_examples, seed, epoch)
         return tf.data.Dataset.from_tensor_slices(tf.cast(order, tf.int64))
 
 
 def flat_line(count: int, first: str) -> str:
-    """Returns the line on images of one flat colour.
+    """Returns the line that reports images of one flat colour.
 
     Args:
         count: how many there are.
@@ -280,55 +273,3 @@ def flat_line(count: int, first: str) -> str:
         f"Kept {count} image(s) that are one flat colour, the first being {first}. If it is a "
         "drawing on a transparent ground, another --transparent shows it."
     )
-
-
-def only_at(labels: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Returns labels (N,) with -1 everywhere but at the positions `shown`."""
-    kept = np.full_like(labels, -1)
-    kept[shown] = labels[shown]
-    return kept
-
-
-def shuffle_for_epoch(
-    data: tf.data.Dataset, buffer: int, seed: int, epoch: tf.Tensor
-) -> tf.data.Dataset:
-    """Shuffles through a buffer, in an order fixed by seed and epoch alone.
-
-    Args:
-        data: what to shuffle.
-        buffer: length of the buffer, in elements.
-        seed: the run's seed.
-        epoch: int64 scalar; may be symbolic.
-    """
-    if not tf.executing_eagerly():
-        # In the function that is traced here: tf.data mixes the process's global seed into the
-        # order, and fails where that is 0 and the seed symbolic (it compares both with zero).
-        tf.compat.v1.set_random_seed(_GRAPH_SEED)
-    seed_of_epoch = tf.constant(seed % 2**31 * 1_000_003, tf.int64) + epoch
-    return data.shuffle(buffer, seed=seed_of_epoch, reshuffle_each_iteration=False)
-
-
-def to_uint8(image: tf.Tensor) -> tf.Tensor:
-    """Returns a uint8 image: others are brought to [0, 1] by their type, clipped and rounded."""
-    if image.dtype == tf.uint8:
-        return image
-    scaled = tf.round(pixel_values.to_float(image) * 255.0)
-    return tf.cast(tf.clip_by_value(scaled, 0.0, 255.0), tf.uint8)
-
-
-def resize_to_uint8(image: tf.Tensor, side: int) -> tf.Tensor:
-    """Squashes images to (side, side): bicubic with antialiasing, rounded and clipped to uint8.
-
-    Args:
-        image: (h, w, c) or (N, h, w, c), uint8, uint16 or float in [0, 1].
-        side: height and width in pixels.
-
-    Returns:
-        uint8 tensor with the same leading and channel dimensions.
-    """
-    if image.dtype == tf.uint8:
-        image = tf.cast(image, tf.float32)
-    else:
-        image = pixel_values.to_float(image) * 255.0
-    image = tf.image.resize(image, (side, side), method="bicubic", antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)

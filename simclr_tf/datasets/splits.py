@@ -1,4 +1,4 @@
-"""Split expressions such as `train[:80%]+test`: read in one place for every kind of source."""
+"""Split expressions such as `train[:80%]+test`, parsed here for every kind of source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BOUND = re.compile(r"(?P<value>[+-]?\d+(?:\.\d+)?)\s*(?P<percent>%?)")
 
 
 class SplitRange(NamedTuple):
-    """A run of consecutive examples of one split: `start <= index < stop`."""
+    """Consecutive examples of one split: `start <= index < stop`."""
 
     name: str
     start: int

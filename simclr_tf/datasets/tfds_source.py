@@ -1,29 +1,29 @@
-"""Data sets of TensorFlow Datasets, by name; prepared ones need no network."""
+"""Data sets of TensorFlow Datasets as sources; prepared ones need no network."""
 
 from __future__ import annotations
 
 import copy
-import difflib
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from simclr_tf.datasets.chosen_records import ChosenRecords
-from simclr_tf.datasets.positions import flags_at, on_host
-from simclr_tf.datasets.source import ImageSource, only_at, shuffle_for_epoch
+from simclr_tf.datasets.positions import flags_at, on_host, only_at
+from simclr_tf.datasets.shuffling import random_order, shuffle_for_epoch
+from simclr_tf.datasets.source import ImageSource, Key
 from simclr_tf.datasets.splits import SplitRange, resolve_split
+from simclr_tf.datasets.tfds_builder import prepared_builder
 from simclr_tf.errors import UserError
-from simclr_tf.files.load_failures import explain
 from simclr_tf.images import pixel_values, transparency, transparency_ops
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 _READ_FILES_AT_ONCE = 16
 _GUESSED_RECORD_BYTES = 100_000  # about an ImageNet JPEG, where the data set does not say
-
-# What keeps a data set of a right name from being opened.
-_MACHINE = ("network", "refused", "certificate", "forbidden", "disk", "package", "memory")
 
 
 def open_tfds(
@@ -33,10 +33,10 @@ def open_tfds(
     data_dir: str | None = None,
     transparent: str = transparency.DEFAULT,
 ) -> TfdsSource:
-    """Opens a TFDS data set; downloads and prepares it first where that was not done.
+    """Opens a TFDS data set; downloads and prepares it first if necessary.
 
     A version that is already prepared in `data_dir` is used as it is, also where the installed
-    tensorflow-datasets has a newer one or none: nothing then asks the network.
+    tensorflow-datasets has a newer one or none: that needs no network.
 
     Args:
         dataset: name, with config and version if wanted: `cifar10`, `imagenet2012_subset/1pct`.
@@ -54,84 +54,16 @@ def open_tfds(
     Example:
         >>> open_tfds("cifar10", "train[:80%]", data_dir="~/tensorflow_datasets")
     """
-    builder = _prepared_builder(dataset, os.path.expanduser(data_dir) if data_dir else None)
+    builder = prepared_builder(dataset, os.path.expanduser(data_dir) if data_dir else None)
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
     ranges = resolve_split(split, sizes, dataset=dataset)
     return TfdsSource(dataset, split, builder, ranges, transparent)
 
 
-def is_tfds_name(dataset: str) -> bool:
-    """Returns whether TFDS knows the name before the first `/` or `:`; asks no network."""
-    import tensorflow_datasets as tfds
-
-    name = dataset.split("/")[0].split(":")[0]
-    return name in tfds.list_builders(with_community_datasets=False)
-
-
-def _prepared_builder(dataset: str, data_dir: str | None) -> Any:
-    """Returns a builder whose data are on disk."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import read_only_builder
-
-    try:
-        return read_only_builder.builder_from_files(dataset, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
-        pass  # not prepared yet
-    except Exception as error:  # TFDS raises many kinds for a name that it cannot parse
-        raise _unopened(dataset, error) from error
-    try:
-        builder = tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
-    except tfds.core.DatasetNotFoundError as error:
-        known = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(dataset.split("/")[0].split(":")[0], known, n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise UserError(
-            "Expected mnist_5k, a folder of images or the name of a TensorFlow Datasets data set; "
-            f"received: '{dataset}', which is none of them.{hint}"
-        ) from error
-    except Exception as error:
-        raise _unopened(dataset, error) from error
-    if builder.info.splits:
-        return builder
-    logging.info("Preparing '%s' in %s", dataset, builder.data_dir)
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # no network, no space, a moved file, archives to fetch by hand ...
-        by_hand = ""
-        if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-            by_hand = (
-                "; its archives must be fetched by hand and put into "
-                f"{os.path.join(data_dir or '~/tensorflow_datasets', 'downloads', 'manual')}"
-            )
-        failure = explain(error, cache=data_dir or "~/tensorflow_datasets")
-        advice = failure.advice
-        if not advice or by_hand or failure.kind in ("network", "refused", "certificate"):
-            advice = (
-                'On a machine with network run python -c "import tensorflow_datasets as tfds; '
-                f"tfds.builder('{dataset}', data_dir='DIR').download_and_prepare()\", copy DIR "
-                "here and pass --data_dir=DIR."
-            )
-        raise UserError(
-            f"Expected '{dataset}' to be prepared or downloadable; received: {failure.reason}"
-            f"{by_hand}. {advice}"
-        ) from error
-    return builder
-
-
-def _unopened(dataset: str, error: Exception) -> UserError:
-    failure = explain(error)
-    # Of a name that TFDS cannot parse nothing is known but what it says.
-    advice = f" {failure.advice}" if failure.kind in _MACHINE else ""
-    return UserError(
-        "Expected a TensorFlow Datasets name such as cifar10 or imagenet2012_subset/1pct; "
-        f"received: '{dataset}' ({failure.reason}).{advice}"
-    )
-
-
 class TfdsSource(ImageSource):
     """Records of a prepared TFDS data set; a key is one serialised, undecoded record.
 
-    Shuffling takes the files in an order drawn for the epoch, reads 16 of them side by side and
+    Shuffling takes the files in an order drawn for the epoch, reads 16 of them at a time and
     shuffles their records through a buffer; where the buffer holds all records (it usually does:
     records are compressed images) the order is a uniform permutation.
     """
@@ -142,7 +74,7 @@ class TfdsSource(ImageSource):
         self,
         dataset: str,
         split: str,
-        builder: Any,
+        builder: tfds.core.DatasetBuilder,
         ranges: list[SplitRange],
         transparent: str = transparency.DEFAULT,
     ) -> None:
@@ -197,7 +129,7 @@ class TfdsSource(ImageSource):
             self._label_feature = alone.extract_features(info.features)
             self._use_labels(info.features[self._label_key])
 
-    def _use_labels(self, feature: Any) -> None:
+    def _use_labels(self, feature: tfds.features.ClassLabel) -> None:
         first = next(iter(self.ordered_keys().take(1).map(self._features.deserialize_example)))
         if int(first[self._label_key]) < 0:
             # As in stl10/unlabelled and the test split of imagenet2012: -1 stands for "not given".
@@ -213,10 +145,7 @@ class TfdsSource(ImageSource):
     def shuffled_keys(self, epoch: tf.Tensor, seed: int, buffer_bytes: int) -> tf.data.Dataset:
         """Returns the records shuffled through a buffer of at most `buffer_bytes`."""
         names = self._files[0]
-        draws = tf.random.stateless_uniform(
-            [len(names)], [seed % 2**31, epoch % 2**31], None, None, tf.int32, alg="philox"
-        )
-        order = tf.argsort(draws)
+        order = random_order(len(names), seed, epoch)
         files = tf.data.Dataset.from_tensor_slices(
             tuple(tf.gather(values, order) for values in self._files)
         )
@@ -230,9 +159,9 @@ class TfdsSource(ImageSource):
         return shuffle_for_epoch(records, buffer, seed, epoch)
 
     def decode(
-        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
+        self, key: Key, *, min_side: int | None = None, replace_bad: bool = False
     ) -> dict[str, tf.Tensor]:
-        """Decodes one record; grey becomes RGB, 16 bits become 8, opacity a ground."""
+        """Decodes one record to RGB: grey repeated, 16 bits scaled to 8, opacity composited."""
         del min_side, replace_bad  # TFDS has checked the images when it prepared them
         record, shown = (key["record"], key["shown"]) if isinstance(key, dict) else (key, None)
         if self._decodes_files:
@@ -272,7 +201,7 @@ class TfdsSource(ImageSource):
         return pairs.map(lambda record, flag: {"record": record, "shown": flag})
 
     def _read_labels(self) -> np.ndarray:
-        """Passes over the records once, at the first call, and decodes no image."""
+        """Reads all records once, at the first call, and decodes no image."""
         if self._labels is not None:
             return self._labels
         logging.info("Reading the %d labels of '%s' ...", self.num_examples, self.name)
@@ -305,16 +234,16 @@ class TfdsSource(ImageSource):
         return hidden
 
 
-def _image_and_label_keys(dataset: str, info: Any) -> tuple[str, str | None]:
-    """Returns the feature names that `as_supervised` stands for; the label's is None without."""
+def _image_and_label_keys(dataset: str, info: tfds.core.DatasetInfo) -> tuple[str, str | None]:
+    """Returns the feature names that `as_supervised` stands for; None for a missing label."""
     import tensorflow_datasets as tfds
 
     features = dict(info.features.items()) if hasattr(info.features, "items") else {}
 
-    def holds(key: Any, kind: Any) -> bool:
+    def holds(key: object, kind: type) -> bool:
         return isinstance(key, str) and isinstance(features.get(key), kind)
 
-    supervised: tuple[Any, ...] = tuple(info.supervised_keys or ())
+    supervised = tuple(info.supervised_keys or ())
     image_key, label_key = supervised[:2] if len(supervised) >= 2 else ("image", "label")
     image_key = image_key if holds(image_key, tfds.features.Image) else "image"
     if not holds(image_key, tfds.features.Image):

@@ -1,4 +1,4 @@
-"""A user's own `tf.data.Dataset` as a source."""
+"""A user's `tf.data.Dataset` as a source."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.datasets.positions import flags_at, keep_flagged, on_host
-from simclr_tf.datasets.source import ImageSource, only_at, shuffle_for_epoch
+from simclr_tf.datasets.positions import flags_at, keep_flagged, on_host, only_at
+from simclr_tf.datasets.shuffling import shuffle_for_epoch
+from simclr_tf.datasets.source import ImageSource
 from simclr_tf.errors import UserError
 from simclr_tf.images import pixel_values
 
@@ -106,13 +107,13 @@ class UserSource(ImageSource):
 
     def shuffled_keys(self, epoch: tf.Tensor, seed: int, buffer_bytes: int) -> tf.data.Dataset:
         """Returns the elements shuffled through a buffer of about `buffer_bytes`."""
-        # The buffer is allocated at its full length: not a billion slots for tiny images.
+        # tf.data allocates the whole buffer at once: tiny images must not ask for a billion slots.
         buffer = min(buffer_bytes // self._image_bytes, self.num_examples or _MOST_SLOTS)
         buffer = max(1, buffer)
         return shuffle_for_epoch(self._dataset, buffer, seed, epoch)
 
     def decode(
-        self, key: Any, *, min_side: int | None = None, replace_bad: bool = False
+        self, key: dict[str, tf.Tensor], *, min_side: int | None = None, replace_bad: bool = False
     ) -> dict[str, tf.Tensor]:
         """Names the parts of an element."""
         del min_side, replace_bad
@@ -125,7 +126,7 @@ class UserSource(ImageSource):
         return example
 
     def _read_labels(self) -> np.ndarray:
-        """Passes over the elements once, at the first call."""
+        """Reads all elements once, at the first call."""
         if self._labels is None:
             labels = self._dataset.map(lambda element: tf.cast(element["label"], tf.int64))
             self._labels = np.fromiter(labels.as_numpy_iterator(), np.int64)
@@ -159,7 +160,9 @@ class UserSource(ImageSource):
         return hidden
 
 
-def _flat(element: tuple[Any, ...], has_label: bool) -> dict[str, tf.Tensor]:
+def _flat(
+    element: tuple[tf.Tensor | dict[str, tf.Tensor], ...], has_label: bool
+) -> dict[str, tf.Tensor]:
     """Returns an element of any of the allowed forms as a dict."""
     if isinstance(element[0], dict):
         element = (element[0]["image"], element[0].get("label"))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from simclr_tf.datasets import ImageSource, folder_of, open_source
 from simclr_tf.datasets.apart import check_file_apart
-from simclr_tf.datasets.folder_layout import left_out_line
+from simclr_tf.datasets.folder_walk import left_out_line
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import save_figure
 from simclr_tf.features.extractor import Extractor, feature_batches, load_extractor

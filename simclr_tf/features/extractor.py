@@ -1,22 +1,23 @@
-"""Features of every image of a source, batch by batch, from any function that has endpoints."""
+"""Features of every image of a source, batch by batch, from any function with endpoints."""
 
 from __future__ import annotations
 
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from simclr_tf.datasets.canvas import to_uint8
 from simclr_tf.datasets.pipeline import evaluation_view
-from simclr_tf.datasets.source import ImageSource, to_uint8
+from simclr_tf.datasets.source import ImageSource, Key
 from simclr_tf.errors import UserError
 from simclr_tf.features.exported import ExportedModel
 from simclr_tf.files.load_failures import one_line
 from simclr_tf.images import transparency
 from simclr_tf.images.pixel_values import to_float
+from simclr_tf.typing import Images
 
 
 class Extractor:
@@ -69,25 +70,25 @@ class Extractor:
             raise UserError(
                 f"Expected an endpoint of one shape; received: {endpoint!r} of {self.shape}."
             )
-        # What other endpoints alone need is pruned from the graph.
+        # What only other endpoints need is pruned from the graph.
         self._run = tf.function(
             lambda images: call(images)[endpoint], input_signature=[spec], autograph=False
         )
 
-    def __call__(self, images: Any) -> np.ndarray:
+    def __call__(self, images: Images) -> np.ndarray:
         return self._run(to_float(images)).numpy().astype(np.float32, copy=False)
 
 
 def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> Extractor:
-    """Loads a SavedModel (ours, the release's, or any that is called as they are).
+    """Loads a SavedModel (ours, the release's, or any that is called in the same way).
 
     Args:
         path: Its folder, or the `model_dir` of the run that wrote it.
         endpoint: Name of the output; `output` of a module that gives a single tensor.
-        image_size: Side in pixels; None: what the export says of itself.
+        image_size: Side in pixels; None: the export's.
 
     Raises:
-        UserError: Nothing there that can be loaded; no such endpoint; or nobody says the size.
+        UserError: Nothing there that can be loaded; no such endpoint; or the size is unknown.
     """
     exported = ExportedModel(path)
     size = (image_size, image_size) if image_size else exported.image_size
@@ -117,19 +118,19 @@ def feature_batches(
     Args:
         source: The images.
         extract: The model.
-        batch_size: Images at a time: what memory depends on.
-        start: Images at the front of the source to leave out.
+        batch_size: Images at a time; memory depends on it.
+        start: Number of images to skip at the front of the source.
         thumbnail: Side in pixels of the small pictures to add; None: none.
 
     Yields:
         Columns of the readable images of a batch: `index` int64 (n,), the position in the source;
         `features` float32 (n, ...); where labelled `label` int64 (n,); with `thumbnail` uint8
         (n, side, side, 3); `flat` bool (n,), whether it is one flat colour.
-        And the number of images of the source that are dealt with by then.
+        And the number of images of the source that have been processed so far.
     """
     height, width = extract.image_size
 
-    def load(position: tf.Tensor, key: Any) -> dict[str, tf.Tensor]:
+    def load(position: tf.Tensor, key: Key) -> dict[str, tf.Tensor]:
         example = source.decode(key)
         image = evaluation_view(example["image"], height, width)
         decoded = example["image"]
@@ -145,7 +146,7 @@ def feature_batches(
     data = source.ordered_keys().enumerate().skip(start)
     data = data.map(load, tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
     seen = start
-    # A fixed number of batches in flight: autotuning would trade memory for nothing.
+    # A fixed number of batches in flight: autotuning would use more memory without any gain.
     for batch in data.prefetch(2):
         features = extract(batch.pop("image"))
         readable = batch.pop("ok").numpy()
@@ -154,8 +155,8 @@ def feature_batches(
         yield {**columns, "features": features[readable]}, seen
 
 
-def fingerprint(source: ImageSource) -> list[Any]:
-    """Returns what tells a source from another: for files their paths, sizes and times."""
+def fingerprint(source: ImageSource) -> list[str | int | None]:
+    """Returns what identifies a source, with a checksum of its files' paths, sizes and times."""
     check = 0
     for path in getattr(source, "paths", ()):
         status = os.stat(path)

@@ -11,7 +11,7 @@ import numpy as np
 
 from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource, open_source
-from simclr_tf.datasets.folder_layout import left_out_line
+from simclr_tf.datasets.folder_walk import left_out_line
 from simclr_tf.datasets.labelled import LIST_FILE, find_labelled
 from simclr_tf.errors import UserError
 from simclr_tf.images.batch_errors import in_one_line

@@ -270,14 +270,14 @@ def test_hidden_foreign_and_other_files_are_ignored_and_reported(tmp_path, caplo
     (tmp_path / "a" / "notes.txt").write_text("hello")
     (tmp_path / "a" / "scan.tiff").write_bytes(b"II")
     reports = []
-    folder_layout._report, original = (
+    folder_layout.report_skipped, original = (
         lambda _, skipped: reports.append(dict(skipped)),
-        (folder_layout._report),
+        (folder_layout.report_skipped),
     )
     try:
         source = open_source(str(tmp_path), "all")
     finally:
-        folder_layout._report = original
+        folder_layout.report_skipped = original
     assert source.num_examples == 2 and source.class_names == ["a"]
     assert reports == [{"hidden": 1, ".tiff": 1}]
 

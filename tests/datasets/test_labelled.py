@@ -26,8 +26,9 @@ from simclr_tf.datasets import (
     open_source,
     source_from_dataset,
 )
+from simclr_tf.datasets.cache import in_memory
 from simclr_tf.datasets.labelled import LIST_FILE, choose_labelled, find_labelled, write_labelled
-from simclr_tf.datasets.pipeline import in_memory, training_dataset
+from simclr_tf.datasets.pipeline import training_dataset
 from simclr_tf.errors import UserError
 
 __all__ = ["command", "working_folder"]  # fixtures

@@ -11,8 +11,10 @@ import tensorflow as tf
 from peak_memory import last_number
 from PIL import Image
 
-from simclr_tf.datasets import InMemorySource, open_source, pipeline, source_from_dataset
-from simclr_tf.datasets.pipeline import evaluation_dataset, host_size, in_memory, training_dataset
+from simclr_tf.datasets import InMemorySource, cache, open_source, pipeline, source_from_dataset
+from simclr_tf.datasets.cache import in_memory
+from simclr_tf.datasets.canvas import host_size
+from simclr_tf.datasets.pipeline import evaluation_dataset, training_dataset
 from simclr_tf.devices import memory
 from simclr_tf.errors import UserError
 
@@ -442,10 +444,10 @@ def test_memory_of_a_cache_is_counted_by_type_and_channels(
     images = tf.zeros([10, 8, 8, channels], dtype)
     source = source_from_dataset(tf.data.Dataset.from_tensor_slices(images))
     held = images.numpy().nbytes + 10 * 128
-    monkeypatch.setattr(pipeline, "available_memory", lambda: int(held / 0.8) - 2)
+    monkeypatch.setattr(cache, "available_memory", lambda: int(held / 0.8) - 2)
     with pytest.raises(UserError, match=r"80% of what is free\); received: 10 images that need"):
         in_memory(source)
-    monkeypatch.setattr(pipeline, "available_memory", lambda: int(held / 0.8) + 2)
+    monkeypatch.setattr(cache, "available_memory", lambda: int(held / 0.8) + 2)
     assert in_memory(source).num_examples == 10
 
 
@@ -457,9 +459,9 @@ def test_memory_of_images_of_many_sizes_is_counted_as_they_come(
     whole = in_memory(source)
     assert not whole.static_shape
     sizes = [whole.decode(i)["image"].numpy().nbytes + 128 for i in range(whole.num_examples)]
-    monkeypatch.setattr(pipeline, "available_memory", lambda: int(sum(sizes) / 0.8) + 2)
+    monkeypatch.setattr(cache, "available_memory", lambda: int(sum(sizes) / 0.8) + 2)
     assert in_memory(source).num_examples == len(sizes)
-    monkeypatch.setattr(pipeline, "available_memory", lambda: int(sum(sizes[:4]) / 0.8) + 2)
+    monkeypatch.setattr(cache, "available_memory", lambda: int(sum(sizes[:4]) / 0.8) + 2)
     with pytest.raises(UserError, match=f"received: 5 of {len(sizes)} images that take"):
         in_memory(source)
 

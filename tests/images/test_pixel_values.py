@@ -11,9 +11,9 @@ from tensorflow import keras
 from tiny_inputs import CLASSES, batch, compiled, data_set, encoder, identity
 
 from simclr_tf.augment.layer import SimCLRAugment, host_views
+from simclr_tf.datasets.canvas import resize_to_uint8, to_uint8
 from simclr_tf.datasets.in_memory import InMemorySource
 from simclr_tf.datasets.pipeline import evaluation_dataset
-from simclr_tf.datasets.source import resize_to_uint8, to_uint8
 from simclr_tf.datasets.user import source_from_dataset
 from simclr_tf.errors import UserError
 from simclr_tf.images import pixel_values
