@@ -1,4 +1,4 @@
-"""`python -m simclr_tf.benchmark WHAT`: how fast this machine is, as ratios of one run."""
+"""`python -m simclr_tf.benchmark WHAT`: how fast this machine is, as ratios within one run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WHAT = {
     "input": "the input pipeline alone, and the share of the time that a step waits for it",
 }
 
-# What not every part takes.
+# Arguments that only some measurements take.
 _ONLY = {
     "image_size": ("augment", "step", "input"),
     "mixed_precision": ("step",),

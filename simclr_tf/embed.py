@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from simclr_tf.cli import Arguments, run_command
 from simclr_tf.devices.quiet import start_tensorflow
@@ -16,8 +15,10 @@ from simclr_tf.errors import UserError
 from simclr_tf.images.transparency import DEFAULT, TRANSPARENT, WHAT_IT_DOES
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from simclr_tf.datasets import ImageSource
     from simclr_tf.features.extractor import Extractor
-    from simclr_tf.features.files import Names
     from simclr_tf.features.store import FeatureStore
 
 
@@ -77,41 +78,20 @@ def _embed(given: argparse.Namespace) -> None:
     start_tensorflow()
     _check_apart(given)
     extract, of_model = _load_model(given)
-    from simclr_tf.datasets import open_source
-    from simclr_tf.datasets.folder_walk import left_out_line
+    _check_vectors(given, extract)
     from simclr_tf.datasets.source import flat_line
-    from simclr_tf.features.extractor import feature_batches, fingerprint
+    from simclr_tf.features.extractor import feature_columns, fingerprint
     from simclr_tf.features.files import Names
+    from simclr_tf.features.outputs import write_outputs
     from simclr_tf.features.projector import thumbnail_side
     from simclr_tf.features.store import FeatureStore, as_user_error
 
-    kind = os.path.splitext(given.output or "")[1].lower()
-    if len(extract.shape) != 1 and (given.projector_dir or kind != ".npz"):
-        raise UserError(
-            f"Expected an endpoint of vectors for this output; received: {given.endpoint} of shape "
-            f"{extract.shape}. Write it as .npz, or choose final_avg_pool."
-        )
-    source = open_source(
-        given.dataset,
-        given.split,
-        data_dir=given.data_dir,
-        eval_fraction=given.eval_fraction,
-        on_bad_image=given.on_bad_image,
-        transparent=given.transparent or extract.transparent,
-    )
-    if source.left_out:
-        print(left_out_line(source.name, source.left_out), flush=True)
+    source = _open_images(given, extract)
     total = source.num_examples
     assert total is not None
-    unlisted = len(source.bad_images)  # found when the folder was opened: no part of `total`
-    columns: dict[str, Any] = {"index": ("int64", ()), "features": ("float32", extract.shape)}
-    columns["flat"] = ("bool", ())
-    if source.labelled:
-        columns["label"] = ("int64", ())
-    side = None
-    if given.projector_dir:
-        side = thumbnail_side(total, min(extract.image_size))
-        columns["thumbnail"] = ("uint8", (side, side, 3))
+    unlisted = len(source.bad_images)  # found when the folder was opened: not counted in `total`
+    side = thumbnail_side(total, min(extract.image_size)) if given.projector_dir else None
+    columns = feature_columns(source, extract, side)
     files = None
     if hasattr(source, "paths"):
         root = os.path.expanduser(given.dataset)
@@ -125,7 +105,7 @@ def _embed(given: argparse.Namespace) -> None:
         "outputs": targets,
         "columns": {name: [kind, list(shape)] for name, (kind, shape) in columns.items()},
     }
-    for target in targets:  # now: not after hours of work
+    for target in targets:  # before hours of work, not after
         with as_user_error(os.path.dirname(target) or "."):
             os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
     work = f"{targets[0]}.partial"
@@ -133,26 +113,20 @@ def _embed(given: argparse.Namespace) -> None:
     first, began = store.seen, time.monotonic()
     if first:
         print(f"Going on from image {first:,} of {total:,} ({work}).", flush=True)
-    bar = _progress(total, first)
     try:
-        with source.user_errors():
-            for batch, seen in feature_batches(source, extract, given.batch_size, first, side):
-                store.append(batch, seen)
-                bar.update(seen - bar.n)
-        bar.close()
+        _fill(store, source, extract, given.batch_size, side)
         seconds = time.monotonic() - began
         if not store.rows:
             raise UserError(f"Expected readable images in '{given.dataset}'; received: none.")
         flat = _flat(store)
+        names = Names(files, source.class_names)
         with as_user_error(work):
-            _publish(store, Names(files, source.class_names), given, targets)
+            write_outputs(store, names, given.endpoint, given.output, given.projector_dir, targets)
     except KeyboardInterrupt:
-        bar.close()
         said = f"{store.seen:,} of {total:,} images are kept in {work}"
         print(f"{said}; the same command goes on from there.", file=sys.stderr)
         raise
     finally:
-        bar.close()
         store.close() if store.rows else store.remove()
     size = " x ".join(map(str, (f"{store.rows:,}", *extract.shape)))
     speed = f", {(store.seen - first) / max(seconds, 1e-9):,.0f} images/s" if first < total else ""
@@ -163,8 +137,52 @@ def _embed(given: argparse.Namespace) -> None:
     print(f"Wrote {' and '.join(targets)}: {size} {given.endpoint}{skipped}{speed}.")
 
 
+def _check_vectors(given: argparse.Namespace, extract: Extractor) -> None:
+    """Checks that features can be written in the format asked for: maps only as .npz."""
+    kind = os.path.splitext(given.output or "")[1].lower()
+    if len(extract.shape) != 1 and (given.projector_dir or kind != ".npz"):
+        raise UserError(
+            f"Expected an endpoint of vectors for this output; received: {given.endpoint} of shape "
+            f"{extract.shape}. Write it as .npz, or choose final_avg_pool."
+        )
+
+
+def _open_images(given: argparse.Namespace, extract: Extractor) -> ImageSource:
+    """Opens the data set; prints which folders were left out of it."""
+    from simclr_tf.datasets import open_source
+    from simclr_tf.datasets.folder_walk import left_out_line
+
+    source = open_source(
+        given.dataset,
+        given.split,
+        data_dir=given.data_dir,
+        eval_fraction=given.eval_fraction,
+        on_bad_image=given.on_bad_image,
+        transparent=given.transparent or extract.transparent,
+    )
+    if source.left_out:
+        print(left_out_line(source.name, source.left_out), flush=True)
+    return source
+
+
+def _fill(
+    store: FeatureStore,
+    source: ImageSource,
+    extract: Extractor,
+    batch_size: int,
+    thumbnail: int | None,
+) -> None:
+    """Adds the rows that the store still lacks, with a progress bar."""
+    from simclr_tf.features.extractor import feature_batches
+
+    with _progress(source.num_examples, store.seen) as bar, source.user_errors():
+        for batch, seen in feature_batches(source, extract, batch_size, store.seen, thumbnail):
+            store.append(batch, seen)
+            bar.update(seen - bar.n)
+
+
 def _checked_targets(given: argparse.Namespace) -> list[str]:
-    """Checks the arguments; returns what is to be written."""
+    """Checks the arguments; returns the paths to write."""
     from simclr_tf.features.files import check_output
     from simclr_tf.features.projector import is_projector
     from simclr_tf.files.outputs import check_apart, check_output_path
@@ -208,7 +226,7 @@ def _checked_targets(given: argparse.Namespace) -> list[str]:
 
 
 def _check_apart(given: argparse.Namespace) -> None:
-    """Checks that what is written is no part of the images read; says so where it lies there."""
+    """Checks that outputs do not become part of the images; prints where they lie among them."""
     from simclr_tf.datasets import folder_of
     from simclr_tf.datasets.apart import check_file_apart, check_folder_apart
 
@@ -230,14 +248,14 @@ def _flat(store: FeatureStore) -> list[int]:
     return [int(i) for index, flat in blocks for i in index[flat]]
 
 
-def _load_model(given: argparse.Namespace) -> tuple[Extractor, list[Any]]:
-    """Returns the model, and what tells it from another."""
-    from simclr_tf.features.exported import find_export
+def _load_model(given: argparse.Namespace) -> tuple[Extractor, list[str | int]]:
+    """Returns the model, and what identifies it: its kind and a checksum."""
+    from simclr_tf.features.exported import checksum, find_export
     from simclr_tf.features.extractor import Extractor, load_extractor
 
     if given.saved_model:
         extract = load_extractor(given.saved_model, given.endpoint, given.image_size)
-        return extract, ["saved_model", _weights_of_files(find_export(given.saved_model))]
+        return extract, ["saved_model", checksum(find_export(given.saved_model))]
     from tf_hub_export.input_contract import input_contract
     from tf_hub_export.saved_model import endpoint_function
     from tf_hub_export.sources import load_model
@@ -258,21 +276,7 @@ def _load_model(given: argparse.Namespace) -> tuple[Extractor, list[Any]]:
     return extract, ["checkpoint", check]
 
 
-def _weights_of_files(folder: str) -> int:
-    """Returns a checksum of a SavedModel's files."""
-    check = 0
-    for base, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            if name.endswith((".json", ".md")):
-                continue
-            with open(os.path.join(base, name), "rb") as file:
-                while piece := file.read(1 << 20):
-                    check = zlib.crc32(piece, check)
-    return check
-
-
-def _progress(total: int, first: int) -> Any:
+def _progress(total: int | None, first: int) -> tqdm:
     from tqdm import tqdm
 
     interactive = sys.stderr.isatty()
@@ -282,33 +286,9 @@ def _progress(total: int, first: int) -> Any:
         unit=" images",
         unit_scale=True,
         dynamic_ncols=interactive,
-        mininterval=0.5 if interactive else 15,  # a log file gets a line now and then
+        mininterval=0.5 if interactive else 15,  # seconds; few lines in a log file
         desc="Features",
     )
-
-
-def _publish(
-    store: FeatureStore, names: Names, given: argparse.Namespace, targets: list[str]
-) -> None:
-    """Writes the finished files in the work folder, puts them in place, removes the folder."""
-    from simclr_tf.features.files import write_features
-    from simclr_tf.features.projector import write_projector
-    from simclr_tf.files.outputs import replace_all
-
-    made_of = []
-    if given.output:
-        kind = os.path.splitext(given.output)[1].lower()
-        made = os.path.join(store.folder, "output")
-        write_features(store, names, made, kind)
-        made_of.append(made)
-    if given.projector_dir:
-        made = os.path.join(store.folder, "projector")
-        shutil.rmtree(made, ignore_errors=True)
-        os.makedirs(made)
-        write_projector(store, names, made, given.endpoint)
-        made_of.append(made)
-    replace_all(list(zip(made_of, targets, strict=True)))
-    store.remove()
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def _import(given: argparse.Namespace) -> None:
 
     stored = StoredWeights(given.path)
     model = load_release_weights(None, given.path, given.num_classes, given.variable_schema)
-    # A SavedModel does not say its step; an evaluation ends at a step above 0.
+    # A SavedModel does not record its step; an evaluation only ends at a step above 0.
     step = max(1, stored.step)
     held = stored.recipe
     assert held is not None

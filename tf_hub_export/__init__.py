@@ -51,6 +51,6 @@ def check_format(format: str, precision: str) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:  # TensorFlow is imported when it is needed
+    if name in _HOME:  # imported only now, with TensorFlow
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

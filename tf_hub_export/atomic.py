@@ -1,4 +1,4 @@
-"""Writing a folder so that it is complete or absent at any moment."""
+"""Atomic writes of folders: complete or absent at any moment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_target(path: str, overwrite: bool) -> None:
         overwrite: Whether an existing export is replaced.
 
     Raises:
-        UserError: There is something, and it may not be replaced or is no export.
+        UserError: Something exists there that may not be replaced or is no export.
 
     Example:
         >>> check_target('/tmp/module', overwrite=False)
@@ -49,19 +49,19 @@ def check_target(path: str, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: str, overwrite: bool = False, is_chief: bool = True) -> Iterator[str]:
-    """Gives a folder to fill, which takes its place at `path` when the block ends well.
+    """Yields a folder to fill; it is moved to `path` if the block succeeds.
 
     Args:
         path: Folder to make. An existing one stays until the new one is complete.
         overwrite: Whether an existing export is replaced.
-        is_chief: Whether this process writes at all. Another worker fills a scratch folder, which
-            is then deleted: reading variables to save them may need every worker.
+        is_chief: Whether this process writes at all. Other workers fill a scratch folder, which is
+            then deleted: reading variables to save them may need every worker.
 
     Yields:
-        The folder to fill, beside `path`; it is gone after an error.
+        The folder to fill, beside `path`; it is deleted after an error.
 
     Raises:
-        UserError: There is something at `path`, or nothing can be written there.
+        UserError: Something exists at `path`, or nothing can be written there.
 
     Example:
         >>> with new_folder('/tmp/module') as partial:
@@ -84,14 +84,14 @@ def new_folder(path: str, overwrite: bool = False, is_chief: bool = True) -> Ite
         ) from error
     try:
         yield partial
-        os.chmod(partial, 0o755)  # mkdtemp's are private
+        os.chmod(partial, 0o755)  # mkdtemp makes private folders
         _put(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _put(partial: str, path: str) -> None:
-    """Moves a folder to its place; what lay there comes back if that fails."""
+    """Moves a folder to its target; an existing target is restored if that fails."""
     if not os.path.lexists(path):
         os.rename(partial, path)
         return
@@ -105,6 +105,6 @@ def _put(partial: str, path: str) -> None:
             os.rename(old, path)
             raise
     finally:
-        # Where even the way back failed, the old export stays aside: nothing is lost.
+        # If restoring failed too, the old export stays in there: nothing is lost.
         if os.path.lexists(path):
             shutil.rmtree(aside, ignore_errors=True)

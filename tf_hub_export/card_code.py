@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
+
+Card: TypeAlias = Mapping[str, Any]
+"""What `model.json` holds."""
 
 _EXTRACT = """import tensorflow as tf
 
@@ -106,7 +109,7 @@ _FILES = {
     "by their range at run time (dynamic range quantisation).",
     ("onnx", "float32"): "`model.onnx`: ONNX, all in float32. It takes any number of images.",
 }
-# A signature's runner makes room for the batch by itself; the low-level calls do not.
+# A signature runner resizes its input to the batch; the low-level calls do not.
 _TFLITE_BATCH = (
     "It takes any number of images through a signature runner, as below; with `set_tensor`, call "
     "`resize_tensor_input` and `allocate_tensors` first. Their size is fixed; the runtime does not "
@@ -114,12 +117,12 @@ _TFLITE_BATCH = (
 )
 
 
-def use_lines(card: Mapping[str, Any]) -> list[str]:
+def use_lines(card: Card) -> list[str]:
     """Returns the lines on files, signatures and code.
 
     Args:
-        card: What `describe_model` returns, with `format` and `precision`; of a SavedModel
-            `signatures`; of a converted model what `comparison.require_close` returns.
+        card: What `describe_model` returns, with `format` and `precision`; for a SavedModel
+            `signatures`; for a converted model what `comparison.require_close` returns.
     """
     format, precision = card["format"], card["precision"]
     sides = card["input"]["image_size"] or card["input"]["shape"][1:-1]
@@ -150,7 +153,7 @@ def use_lines(card: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _deviation_lines(card: Mapping[str, Any]) -> list[str]:
+def _deviation_lines(card: Card) -> list[str]:
     return [
         "",
         f"Compared with the float32 model on {card['compared_images']} images when it was written, "

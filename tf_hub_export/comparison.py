@@ -1,24 +1,24 @@
-"""Whether a converted model computes what the model does: measured on a few images."""
+"""Whether a converted model computes the same as the original, measured on a few images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
 from simclr_tf.models.endpoints import POOLED
+from simclr_tf.typing import Features
 from tf_hub_export.input_contract import InputContract
 
-# What a converted file gives: vectors alone. Maps would be computed and copied at every call.
+# Outputs of a converted file: only vectors. Maps would be computed and copied at every call.
 CONVERTED = (POOLED, "proj_head_output", "logits_sup")
 # Largest relative deviation that an export may have. ResNets of depth 18 to 152, with and without
 # selective kernels, show at most 1.3e-6, 1.5e-3 and 4.1e-2.
 LIMITS = {"float32": 1e-4, "float16": 2e-2, "int8": 2e-1}
 _IMAGES = 4
-_OTHER_SIDE = 32  # of inputs whose size is free and that are no images
+_OTHER_SIDE = 32  # of inputs that are not images and whose size is free
 
 
 def sample_images(contract: InputContract) -> np.ndarray:
@@ -28,8 +28,8 @@ def sample_images(contract: InputContract) -> np.ndarray:
         contract: What the model takes.
 
     Returns:
-        float32 (4, height, width, channels) in [0, 1]: two of noise, two of smooth colours, with
-        each pair in two strengths of contrast.
+        float32 (4, height, width, channels) in [0, 1]: two of noise and two of smooth colours, one
+        of each at half the contrast.
 
     Example:
         >>> sample_images(InputContract((None, None, None, 3), (32, 32))).shape
@@ -45,7 +45,9 @@ def sample_images(contract: InputContract) -> np.ndarray:
     return images
 
 
-def deviations(outputs: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, float]:
+def deviations(
+    outputs: Mapping[str, Features], reference: Mapping[str, Features]
+) -> dict[str, float]:
     """Returns max|difference| / max|reference| by endpoint.
 
     Args:
@@ -74,7 +76,7 @@ def deviations(outputs: Mapping[str, Any], reference: Mapping[str, Any]) -> dict
     return found
 
 
-def require_close(found: Mapping[str, float], precision: str, format: str) -> dict[str, Any]:
+def require_close(found: Mapping[str, float], precision: str, format: str) -> dict[str, object]:
     """Checks deviations against the limit of a precision.
 
     Args:
@@ -83,11 +85,11 @@ def require_close(found: Mapping[str, float], precision: str, format: str) -> di
         format: The format's name, for the message.
 
     Returns:
-        What the model card says of it: `deviation` by endpoint, `deviation_limit`, and the number
-        of images that were compared.
+        Entries of the model card: `deviation` by endpoint, `deviation_limit` and
+        `compared_images`, their number.
 
     Raises:
-        UserError: One is above the limit, or not a number.
+        UserError: One is above the limit, or NaN.
     """
     limit = LIMITS[precision]
     worst = max(found, key=lambda name: found[name] if found[name] == found[name] else np.inf)

@@ -1,16 +1,15 @@
-"""The formats of an export, each a folder with its card; converted ones compared with the model."""
+"""The formats of an export, each a folder with a card; converted models are compared first."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.checkpoints.store import model_variables, save_weights
+from simclr_tf.checkpoints.store import save_weights
+from simclr_tf.checkpoints.variables import model_variables
 from simclr_tf.compat import raw_variable
 from simclr_tf.errors import UserError
 from simclr_tf.files.writers import writer_of
@@ -18,8 +17,9 @@ from tf_hub_export import check_format, onnx_file, tflite
 from tf_hub_export.atomic import new_folder
 from tf_hub_export.comparison import CONVERTED, deviations, require_close, sample_images
 from tf_hub_export.input_contract import InputContract, input_contract
-from tf_hub_export.model_card import describe_model, write_card
+from tf_hub_export.model_card import Details, describe_model, write_card
 from tf_hub_export.saved_model import endpoint_function, endpoint_shapes, export_saved_model
+from tf_hub_export.signatures import Endpoints
 
 
 def export_model(
@@ -27,15 +27,15 @@ def export_model(
     path: str,
     format: str = "saved_model",
     overwrite: bool = False,
-    details: Mapping[str, Any] | None = None,
+    details: Details | None = None,
     precision: str = "float32",
 ) -> str:
     """Writes a `SimCLR` or `Classifier` in one of the formats.
 
     Args:
         model: The model.
-        path: Folder to write; complete or absent at any moment. Of several workers the chief writes
-            it; all must call.
+        path: Folder to write; complete or absent at any moment. All workers must call; the chief
+            writes.
         format: `saved_model`; `keras`: `model.keras`, which `keras.models.load_model` reads where
             simclr_tf is imported; `weights`: a checkpoint `ckpt-STEP` that `--checkpoint` takes;
             `tflite`: `model.tflite`; `onnx`: `model.onnx` (the extra `onnx`). The last two give
@@ -64,11 +64,11 @@ def export_model(
     forward = tf.function(endpoint_function(model), autograph=False)
     shapes = endpoint_shapes(forward, contract)
     with new_folder(path, overwrite, writer_of(model).is_chief) as partial:
-        facts: dict[str, Any] = {}
+        facts: dict[str, object] = {}
         if format == "keras":
             model.save(os.path.join(partial, "model.keras"))
         elif format == "weights":
-            # A step above 0: an evaluation of the folder ends there.
+            # At least 1: an evaluation of the folder only ends at a step above 0.
             save_weights(model, partial, max(1, int(details.get("step") or 0)))
         else:
             shapes = {name: shapes[name] for name in CONVERTED if name in shapes}
@@ -81,21 +81,21 @@ def export_model(
 
 
 def _fixed_size(contract: InputContract) -> InputContract:
-    """Returns the contract with one image size: TFLite's delegates plan their memory ahead."""
+    """Returns the contract with a fixed image size: TFLite's delegates allocate memory ahead."""
     batch, *sides, channels = contract.shape
     return dataclasses.replace(contract, shape=(batch, *(contract.image_size or sides), channels))
 
 
 def _convert(
     model: keras.Model,
-    forward: Any,
+    forward: Endpoints,
     contract: InputContract,
     names: list[str],
     folder: str,
     format: str,
     precision: str,
-) -> dict[str, Any]:
-    """Writes the file of a converted model; returns what the card says of it."""
+) -> dict[str, object]:
+    """Writes the file of a converted model; returns its entries of the card."""
     mixed = {str(layer.compute_dtype) for layer in model.encoder.layers}
     if mixed & {"bfloat16", "float16"}:
         raise UserError(
@@ -121,7 +121,7 @@ def _convert(
         onnx_file.write_onnx(vectors, spec, file)
         outputs = onnx_file.run_onnx(file, images)
     found = deviations(outputs, vectors(tf.constant(images)))
-    # In the order of the model, whatever order the file has.
+    # In the model's order, whatever the file's.
     found = {name: found[name] for name in names}
     facts = {"file": os.path.basename(file), "bytes": os.path.getsize(file)}
     return {**facts, **require_close(found, precision, format)}

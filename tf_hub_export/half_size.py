@@ -1,9 +1,9 @@
-"""A module of half the size: kernels kept in float16, everything computed in float32."""
+"""A module of half the size: kernels are stored in float16, everything is computed in float32."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -11,31 +11,36 @@ from tf_hub_export.input_contract import InputContract
 from tf_hub_export.signatures import Endpoints
 
 _READ = "ReadVariableOp"
+Function: TypeAlias = "tf.types.experimental.GenericFunction"
+Traced: TypeAlias = "tf.types.experimental.ConcreteFunction"
 
 
-def half_size(forward: Any, contract: InputContract) -> tuple[Endpoints, dict[int, tf.Variable]]:
+def half_size(
+    forward: Function, contract: InputContract
+) -> tuple[Endpoints, dict[int, tf.Variable]]:
     """Returns a function that computes what `forward` does, from kernels in float16.
 
     Variables of two axes and more (kernels: nearly all bytes of a network) become float16 and are
-    cast to float32 where they are read. Vectors stay: batch norm's variances can exceed float16's
-    range, its statistics move by less than float16's steps, and they are small.
+    cast to float32 where they are read. Vectors stay float32: batch norm's variances can exceed
+    float16's range, its statistics change by less than float16's resolution, and they are small.
 
-    Layers are not asked to do this: `forward` is traced, and in its graph the reads of kernels are
-    replaced. Gradients reach the float16 variables; batch norm moves its statistics as before.
+    This needs nothing from the layers: `forward` is traced, and the reads of kernels in its graph
+    are replaced. Gradients reach the float16 variables; batch norm updates its statistics as
+    before.
 
     Args:
         forward: A `tf.function`, `(images, training) -> {endpoint: tensor}`.
-        contract: What `images` are.
+        contract: The images that it takes.
 
     Returns:
-        The function, and the float16 variables by `id` of the handle whose place they take.
+        The function, and the float16 variables by `id` of the handle that they replace.
 
     Example:
         >>> forward, halves = half_size(tf.function(endpoint_function(model)), contract)
     """
     spec = tf.TensorSpec(contract.shape, tf.float32, "images")
     traced = {mode: forward.get_concrete_function(spec, mode) for mode in (False, True)}
-    # By handle: what a layer holds may be a wrapper (of replicas, of mixed precision).
+    # By handle: a layer's variable may be a wrapper (of replicas, of mixed precision).
     variables = {id(v.handle): v for function in traced.values() for v in function.variables}
     whole = {id(v.handle) for f in traced.values() for v in _read_by_others(f)}
     halves = {
@@ -50,18 +55,18 @@ def half_size(forward: Any, contract: InputContract) -> tuple[Endpoints, dict[in
     return tf.function(endpoints, autograph=False), halves
 
 
-def _captures(function: Any) -> dict[str, Any]:
-    """Returns what a traced function holds from outside, by the name of its placeholder."""
+def _captures(function: Traced) -> dict[str, tf.Tensor]:
+    """Returns the outer tensors that a traced function captures, by placeholder name."""
     return {inner.op.name: outer for outer, inner in function.graph.captures}
 
 
-def _variables_by_placeholder(function: Any) -> dict[str, tf.Variable]:
+def _variables_by_placeholder(function: Traced) -> dict[str, tf.Variable]:
     by_handle = {id(v.handle): v for v in function.variables}
     captures = _captures(function)
     return {n: by_handle[id(outer)] for n, outer in captures.items() if id(outer) in by_handle}
 
 
-def _read_by_others(function: Any) -> list[tf.Variable]:
+def _read_by_others(function: Traced) -> list[tf.Variable]:
     """Returns the variables whose handle goes to other operations than plain reads."""
     known = _variables_by_placeholder(function)
     return [
@@ -78,9 +83,9 @@ def _node(entry: str) -> str:
 
 
 def _with_halves(
-    function: Any, images: tf.Tensor, halves: Mapping[int, tf.Variable]
+    function: Traced, images: tf.Tensor, halves: Mapping[int, tf.Variable]
 ) -> dict[str, tf.Tensor]:
-    """Builds a traced function's operations anew in the graph at hand, fed by halved kernels."""
+    """Copies a traced function's operations into the current graph, reading float16 kernels."""
     graph = tf.compat.v1.get_default_graph()  # a FuncGraph: this runs while a function is traced
     known = _variables_by_placeholder(function)
     halved = {n: halves[id(v.handle)] for n, v in known.items() if id(v.handle) in halves}
@@ -98,7 +103,7 @@ def _with_halves(
         copy = kept.node.add()
         copy.CopyFrom(node)
         del copy.input[:]
-        # The order after a read that is gone is no order any more.
+        # Control inputs from removed reads are dropped.
         copy.input.extend(e for e in node.input if not (e[0] == "^" and _node(e) in gone))
 
     used = {_node(entry) for node in kept.node for entry in node.input}

@@ -1,9 +1,8 @@
-"""What an exported module takes as images: said once, checked by a helper and by the signatures."""
+"""The images that an exported module takes, checked by a helper and by the signatures."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
@@ -11,6 +10,7 @@ from tensorflow import keras
 from simclr_tf.errors import UserError
 from simclr_tf.images import transparency
 from simclr_tf.images.pixel_values import UNIT_RANGE, Range, check_values, checked
+from simclr_tf.typing import Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,9 +18,9 @@ class InputContract:
     """The images that a module takes.
 
     Attributes:
-        shape: Shape of a batch; None where anything goes.
+        shape: Shape of a batch; None where any size is taken.
         image_size: Height and width in pixels that the network was made for; encoded images are
-            brought to it. None for inputs that are no images of two dimensions.
+            resized to it. None for inputs that are not two-dimensional images.
         transparent: What shows through transparent pixels of encoded images: white, black, keep
             or mean, as in training.
         value_range: Lowest and highest value; None: any.
@@ -72,7 +72,7 @@ def input_contract(
     value_range = getattr(model, "value_range", UNIT_RANGE)
     if len(shape) != 4:
         return InputContract(shape, None, transparent, value_range)
-    sides: Any = image_size or getattr(model.augment, "options", {}).get("image_size")
+    sides = image_size or getattr(model.augment, "options", {}).get("image_size")
     if sides is None:
         first = next((w for w in model.encoder.weights if len(w.shape) == 4), None)
         is_ours = hasattr(model.encoder, "release_paths")
@@ -83,9 +83,9 @@ def input_contract(
 
 
 def check_images(
-    images: Any, image_size: int | tuple[int, int] | None = None, channels: int = 3
+    images: Images, image_size: int | tuple[int, int] | None = None, channels: int = 3
 ) -> tf.Tensor:
-    """Checks images against the contract of an exported module, whose `__call__` does not.
+    """Checks images against the contract of an exported module, which its `__call__` does not.
 
     Args:
         images: (N, height, width, channels), float, in [0, 1].
@@ -124,5 +124,5 @@ def check_images(
 
 
 def assert_range(images: tf.Tensor, contract: InputContract) -> tf.Tensor:
-    """Returns the images of a graph; values out of the contract's range do not pass."""
+    """Returns images, with an assertion in a graph that they lie in the contract's range."""
     return checked(images, contract.value_range)

@@ -1,24 +1,26 @@
-"""The model card of an export: what it is, what it takes, how it came about, code that runs."""
+"""The model card of an export: the model, its inputs, its training, and code that runs."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from tensorflow import keras
 
 from simclr_tf import __version__
 from simclr_tf.errors import UserError
 from simclr_tf.files.json_files import write_json
-from tf_hub_export.card_code import use_lines
+from tf_hub_export.card_code import Card, use_lines
 from tf_hub_export.input_contract import InputContract
 
 CARD_FILE, TEXT_FILE = "model.json", "README.md"
+Details: TypeAlias = Mapping[str, Any]
+"""What is known of a model's training: any of `DETAILS`, as JSON can hold it."""
 DETAILS = ("data_set", "settings", "step", "results", "source")
 
-# Where a run took place is nobody's business who loads what came of it.
+# Settings that say on which machine and in which folders a run took place: kept out of the card.
 _PRIVATE = frozenset(
     {"model_dir", "data_dir", "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master"}
 )
@@ -29,7 +31,7 @@ def describe_model(
     model: keras.Model,
     contract: InputContract,
     endpoints: Mapping[str, Sequence[int | None]],
-    details: Mapping[str, Any] | None = None,
+    details: Details | None = None,
 ) -> dict[str, Any]:
     """Returns what `model.json` holds.
 
@@ -40,8 +42,7 @@ def describe_model(
         details: What is known of the training: `data_set`, `settings`, `step`, `results`, `source`.
 
     Returns:
-        A dict that JSON can hold. Of the settings, paths are cut to their last part and those that
-        say where a run took place are left out.
+        A dict that JSON can hold, with `public_settings` of the settings.
 
     Example:
         >>> describe_model(simclr, input_contract(simclr), {'final_avg_pool': (None, 512)})
@@ -76,8 +77,8 @@ def describe_model(
     }
 
 
-def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a run's settings without what says where it took place."""
+def public_settings(settings: Mapping[str, object]) -> dict[str, object]:
+    """Returns a run's settings: only last parts of paths, and nothing on where it took place."""
     public = {}
     for name, value in settings.items():
         if name in _PATHS and isinstance(value, str) and os.path.isabs(os.path.expanduser(value)):
@@ -87,7 +88,7 @@ def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return public
 
 
-def write_card(folder: str, card: Mapping[str, Any]) -> None:
+def write_card(folder: str, card: Card) -> None:
     """Writes `README.md` and `model.json` into a folder."""
     write_json(os.path.join(folder, CARD_FILE), card)
     with open(os.path.join(folder, TEXT_FILE), "w", encoding="utf-8") as file:
@@ -95,7 +96,7 @@ def write_card(folder: str, card: Mapping[str, Any]) -> None:
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """Returns what a JSON file such as `model.json` holds; nothing where there is none.
+    """Returns what a JSON file such as `model.json` holds; an empty dict if it does not exist.
 
     Raises:
         UserError: The file is damaged.
@@ -111,11 +112,11 @@ def read_json(path: str) -> dict[str, Any]:
         ) from error
 
 
-def card_text(card: Mapping[str, Any]) -> str:
-    """Returns the model card in Markdown; its code runs as it stands in the folder of the export.
+def card_text(card: Card) -> str:
+    """Returns the model card in Markdown; its code runs unchanged in the folder of the export.
 
     Args:
-        card: What `describe_model` returns, with what `card_code.use_lines` asks for.
+        card: What `describe_model` returns, with what `card_code.use_lines` needs.
     """
     parts = card["architecture"]
     classes = f", linear head of {parts['classes']} classes" if parts["classes"] else ""
@@ -154,7 +155,7 @@ def card_text(card: Mapping[str, Any]) -> str:
 
 
 def _transparent_lines(transparent: str | None) -> list[str]:
-    """Returns what to do with opacity before a network of RGB sees the image."""
+    """Returns how training treated opacity, which users have to do in the same way."""
     if transparent is None:
         return []
     done = {
@@ -164,7 +165,7 @@ def _transparent_lines(transparent: str | None) -> list[str]:
     return ["", f"Images with transparent pixels: {done} (`--transparent={transparent}`)."]
 
 
-def _training_lines(card: Mapping[str, Any]) -> list[str]:
+def _training_lines(card: Card) -> list[str]:
     known = [f"data set: {card['data_set']}"] if "data_set" in card else []
     known += [f"step: {card['step']}"] if "step" in card else []
     known += [f"{name}: {value:.4g}" for name, value in card.get("results", {}).items()]

@@ -1,4 +1,4 @@
-"""A model as one ONNX file, through tf2onnx; run by onnxruntime to compare."""
+"""A model as one ONNX file, written by tf2onnx; run by onnxruntime for comparison."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import gc
 import importlib.util
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from simclr_tf.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
     import tensorflow as tf
 
 FILE = "model.onnx"
-# The newest that tf2onnx writes without a remark, and that runtimes since early 2022 read.
+# The newest that tf2onnx writes without a warning; runtimes since early 2022 read it.
 OPSET = 17
 
 
-def write_onnx(function: Any, spec: tf.TensorSpec, path: str) -> None:
+def write_onnx(
+    function: tf.types.experimental.GenericFunction, spec: tf.TensorSpec, path: str
+) -> None:
     """Converts a function to an ONNX file.
 
-    tf2onnx takes much memory: 4 GB for a ResNet-50, 8 GB for a ResNet-152.
+    tf2onnx needs much memory: 4 GB for a ResNet-50, 8 GB for a ResNet-152.
 
     Args:
         function: A `tf.function` of one argument to a dict of tensors; their names are kept.
@@ -31,7 +34,7 @@ def write_onnx(function: Any, spec: tf.TensorSpec, path: str) -> None:
         path: File to write.
 
     Raises:
-        UserError: tf2onnx is not installed, or the network holds an operation that ONNX has not.
+        UserError: tf2onnx is not installed, or ONNX lacks an operation of the network.
 
     Example:
         >>> write_onnx(tf.function(f), tf.TensorSpec([None, 32, 32, 3], name='images'), 'm.onnx')
@@ -39,7 +42,7 @@ def write_onnx(function: Any, spec: tf.TensorSpec, path: str) -> None:
     require_onnx()
     import tf2onnx
 
-    # What it can't convert it only logs; onnxruntime then refuses the file.
+    # tf2onnx only logs what it can't convert; onnxruntime then refuses the file.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     with _eager_collection(), _one_line():
         model, _ = tf2onnx.convert.from_function(function, input_signature=[spec], opset=OPSET)
@@ -69,7 +72,7 @@ def run_onnx(path: str, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def require_onnx() -> None:
-    """Checks that the extra `onnx` is installed; imports nothing.
+    """Checks that the extra `onnx` is installed, without importing it.
 
     Raises:
         UserError: It is not.
@@ -84,7 +87,7 @@ def require_onnx() -> None:
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """Turns what tf2onnx and onnxruntime raise into a `UserError`: many classes without a base."""
+    """Turns errors of tf2onnx and onnxruntime, which have no common base, into a `UserError`."""
     try:
         yield
     except Exception as error:
@@ -97,10 +100,10 @@ def _one_line() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _eager_collection() -> Iterator[None]:
-    """Collects garbage often.
+    """Collects garbage often during a block.
 
-    tf2onnx copies the graph with its weights dozens of times, as few objects that point at each
-    other: Python sees no reason to collect. What was there before is put aside and costs nothing.
+    tf2onnx copies the graph with its weights dozens of times, in few objects with reference cycles,
+    too few to start a collection. Objects from before the block are frozen, so they cost nothing.
     """
     thresholds = gc.get_threshold()
     gc.collect()
@@ -113,8 +116,8 @@ def _eager_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _name_free_sizes(graph: Any) -> None:
-    """Calls free sizes what they are: tf2onnx numbers them."""
+def _name_free_sizes(graph: onnx.GraphProto) -> None:
+    """Gives free sizes names that say what they are: tf2onnx only numbers them."""
     for value in graph.input:
         dims = value.type.tensor_type.shape.dim
         for dim, name in zip(dims, ("batch", "height", "width"), strict=False):

@@ -1,14 +1,13 @@
-"""A trained model as a SavedModel that is called as the release's are, and that has gradients."""
+"""A trained model as a SavedModel that is called like the release's, and that has gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.checkpoints.store import model_variables, nested_variables
+from simclr_tf.checkpoints.variables import model_variables, nested_variables
 from simclr_tf.compat import raw_variable
 from simclr_tf.files.writers import writer_of
 from simclr_tf.models.endpoints import endpoint_model
@@ -17,7 +16,7 @@ from tf_hub_export.atomic import new_folder
 from tf_hub_export.comparison import deviations, require_close, sample_images
 from tf_hub_export.half_size import half_size
 from tf_hub_export.input_contract import InputContract, input_contract
-from tf_hub_export.model_card import describe_model, write_card
+from tf_hub_export.model_card import Details, describe_model, write_card
 from tf_hub_export.signatures import Endpoints, make_signatures
 
 
@@ -26,7 +25,7 @@ def export_saved_model(
     path: str,
     overwrite: bool = False,
     image_size: int | tuple[int, int] | None = None,
-    details: Mapping[str, Any] | None = None,
+    details: Details | None = None,
     precision: str = "float32",
     transparent: str | None = None,
 ) -> str:
@@ -37,27 +36,27 @@ def export_saved_model(
     [0, 1], of shape (N, height, width, channels), to a dict of named endpoints:
     `initial_conv`, `initial_max_pool`, `block_group1` to `block_group4`, `final_avg_pool` (the
     features), `proj_head_input`, `proj_head_output` and, with a linear head, `logits_sup`; other
-    encoders give their own stages in place of the release's. True runs batch norm in training mode
-    and moves its statistics. Gradients reach every variable of `trainable_variables` (also as
+    encoders have their own stages in place of the release's. True runs batch norm in training mode
+    and updates its statistics. Gradients reach every variable of `trainable_variables` (also as
     `trainable_variables_list`, the release's name).
 
     The call checks nothing, so that it converts to other formats; the signatures (see
-    `make_signatures`) and `check_images` do. The folder explains itself: `README.md` and
-    `model.json` say what the model is and what it takes, with code that runs.
+    `make_signatures`) and `check_images` do. `README.md` and `model.json` in the folder describe
+    the model and its inputs, with code that runs.
 
-    A linear head behind batch norm is written as the plain one that it equals.
+    Batch norm before the linear head is folded into it.
 
     Args:
         model: The model; it is not changed.
-        path: Folder to write; complete or absent at any moment. Of several workers the chief writes
-            it; all must call.
+        path: Folder to write; complete or absent at any moment. All workers must call; the chief
+            writes.
         overwrite: Whether an existing export is replaced, once the new one is complete.
-        image_size: Side or (height, width) in pixels that the model was trained with; None: as far
-            as `details` or the model know (`input_contract`). Encoded images are brought to it.
+        image_size: Side or (height, width) in pixels that the model was trained with; None: that of
+            `details`, else of the model (`input_contract`). Encoded images are resized to it.
         details: What is known of the training, for the model card: `data_set`, `settings`,
             `step`, `results`, `source`; each may be missing.
-        precision: `float16` keeps kernels in float16, half the size (`half_size`); its outputs are
-            compared with the model's.
+        precision: `float16` stores kernels in float16, half the size (`half_size`); its outputs
+            are compared with the model's.
         transparent: What shows through transparent pixels of encoded images: white, black, keep or
             mean; None: the setting of the run in `details`, else white.
 
@@ -109,8 +108,8 @@ def build_module(
     """Returns the object that is saved: raw variables, and functions that reach the layers.
 
     Layers stay in a closure: a loaded object that tracks Keras 3 layers beside their variables gets
-    no gradients for some of them. Variables lie where the release's SavedModels have them.
-    `halves` holds those that take another's place, by `id` of the other's handle.
+    no gradients for some of them. Variables have the paths of the release's SavedModels.
+    `halves` holds those that replace others, by `id` of the other's handle.
     """
     own = {path: raw_variable(v) for path, v in model_variables(model).items()}
     trainable = {id(raw_variable(v)) for v in model.trainable_variables}
@@ -120,7 +119,7 @@ def build_module(
     module.variables = list(saved.values())
     module.trainable_variables = [saved[path] for path, v in own.items() if id(v) in trainable]
     module.trainable_variables_list = list(module.trainable_variables)
-    # Keras 3's dropout draws from a state that is no weight, and yet must be saved.
+    # The random state of Keras 3's dropout is not a weight, but must be saved.
     listed = {id(v) for v in own.values()}
     states = [raw_variable(v) for v in model.encoder.variables]
     module.random_states = [v for v in states if id(v) not in listed]
@@ -132,7 +131,7 @@ def build_module(
 def endpoint_shapes(
     forward: Endpoints, contract: InputContract
 ) -> dict[str, tuple[int | None, ...]]:
-    """Returns endpoint -> shape for a batch of images of the size the model was made for."""
+    """Returns endpoint -> shape for a batch of images of the size that the model was made for."""
     sides = contract.image_size or contract.shape[1:-1]
     spec = tf.TensorSpec([None, *sides, contract.channels], tf.float32, "images")
     traced = tf.function(lambda images: forward(images, False), autograph=False)
@@ -153,7 +152,7 @@ def endpoint_function(model: keras.Model) -> Endpoints:
         outputs["proj_head_output"] = hidden[-1]
         if supervised_head is not None:
             outputs["logits_sup"] = supervised_head(hidden[selector])
-        # Identities: one tensor under two names would be saved as one.
+        # Identities, because one tensor under two names would be saved as one.
         return {
             name: tf.identity(tf.cast(value, tf.float32), name) for name, value in outputs.items()
         }
@@ -161,7 +160,7 @@ def endpoint_function(model: keras.Model) -> Endpoints:
     return endpoints
 
 
-def _callable(forward: Endpoints, contract: InputContract) -> Any:
+def _callable(forward: Endpoints, contract: InputContract) -> tf.types.experimental.GenericFunction:
     """Returns `__call__`, traced for every way that the release, Keras and TF-Hub call it."""
     images = tf.TensorSpec(contract.shape, tf.float32, "inputs")
 

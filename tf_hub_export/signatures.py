@@ -1,9 +1,8 @@
-"""The signatures of a SavedModel: what servers, command lines and `TFSMLayer` call."""
+"""The signatures of a SavedModel, for servers, command lines and `TFSMLayer`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -15,7 +14,9 @@ from tf_hub_export.input_contract import InputContract, assert_range
 Endpoints = Callable[[tf.Tensor, bool], dict[str, tf.Tensor]]
 
 
-def make_signatures(forward: Endpoints, contract: InputContract) -> dict[str, Any]:
+def make_signatures(
+    forward: Endpoints, contract: InputContract
+) -> dict[str, tf.types.experimental.GenericFunction]:
     """Returns the signatures by name.
 
     | name | takes | gives |
@@ -26,14 +27,14 @@ def make_signatures(forward: Endpoints, contract: InputContract) -> dict[str, An
     | `serving_bytes` | `image_bytes`: (N,) encoded JPEG or PNG | `features` (N, d) |
 
     Those that take `images` check that values lie in the contract's range. `serving_bytes` decodes,
-    crops the centre and resizes as an evaluation does (at most 32 pixels: without crop); it is
-    there for images of one or three channels. A PNG's opacity is treated as in training
+    crops the centre and resizes as an evaluation does (at most 32 pixels: without crop); it exists
+    for images of one or three channels. A PNG's opacity is treated as in training
     (`contract.transparent`), before resizing. TensorFlow's operations do not apply an EXIF
-    orientation, decode no WebP, and do not see the transparent index of a GIF.
+    orientation, decode no WebP, and ignore the transparent index of a GIF.
 
     Args:
         forward: `(images, training) -> {endpoint: tensor}`.
-        contract: What `images` are.
+        contract: The images that it takes.
 
     Example:
         >>> tf.saved_model.save(module, path, signatures=make_signatures(forward, contract))
@@ -41,7 +42,7 @@ def make_signatures(forward: Endpoints, contract: InputContract) -> dict[str, An
     spec = tf.TensorSpec(contract.shape, tf.float32, "images")
 
     def features_of(images: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
-        # An identity: the endpoint's own tensor would keep its name.
+        # An identity, because the endpoint's tensor would keep its name.
         return {"features": tf.identity(forward(images, training)[POOLED], "features")}
 
     @tf.function(input_signature=[spec], autograph=False)

@@ -1,4 +1,4 @@
-"""Models to export, from whatever holds one: a run, a checkpoint, a `.keras` file, a SavedModel."""
+"""Models to export, loaded from a run, a checkpoint, a `.keras` file or a SavedModel."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load_model(path: str) -> tuple[SimCLR | Classifier, dict[str, Any]]:
         The model, and the `details` that `export_saved_model` takes.
 
     Raises:
-        UserError: Nothing there that can be read, or it does not fit together.
+        UserError: Nothing there that can be read, or settings and weights do not fit.
 
     Example:
         >>> model, details = load_model('/path/to/run')
@@ -85,13 +85,13 @@ def _load_keras(path: str) -> SimCLR | Classifier:
 
 
 def _recorded(folder: str, step: int) -> dict[str, Any]:
-    """Returns what a run's folder or an export says of itself."""
-    details: dict[str, Any]
+    """Returns what a run's folder or an export records of its training."""
     settings = read_settings(folder)
     if settings is None:
         card = read_json(os.path.join(folder, CARD_FILE))
         details = {name: card[name] for name in DETAILS if name in card}
-        if "train_mode" in details.get("settings", {}):  # a run's, not what a file's shapes say
+        # Recorded by a run, not recognised from the shapes in a file.
+        if "train_mode" in details.get("settings", {}):
             details["settings"] = complete(details["settings"])
         return details
     settings = complete(settings)
@@ -103,8 +103,8 @@ def _recorded(folder: str, step: int) -> dict[str, Any]:
     return {**details, "results": results} if results else details
 
 
-def _recipe(settings: Mapping[str, Any], classes: int | None, folder: str) -> Recipe:
-    """Returns the recipe of what a run left: the settings', for weights that come from a file."""
+def _recipe(settings: Mapping[str, object], classes: int | None, folder: str) -> Recipe:
+    """Returns the recipe of a run's settings, for weights that are loaded from a file."""
     try:
         recipe = Recipe.from_settings(settings, classes)
     except KeyError as error:
@@ -117,6 +117,6 @@ def _recipe(settings: Mapping[str, Any], classes: int | None, folder: str) -> Re
         recipe,
         train_mode="finetune" if has_classifier else "pretrain",  # a student needs no teacher now
         encoder_weights=None,
-        # The linear head of a run is read as a plain one, whatever stood before it.
+        # Batch norm before a run's linear head is folded into it when it is loaded.
         lineareval_batch_norm=False,
     )

@@ -8,8 +8,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -20,20 +19,25 @@ FILE = "model.tflite"
 SIGNATURE = "serving_default"
 
 
-def write_tflite(function: Any, variables: list[tf.Variable], path: str, precision: str) -> None:
+def write_tflite(
+    function: tf.types.experimental.GenericFunction,
+    variables: list[tf.Variable],
+    path: str,
+    precision: str,
+) -> None:
     """Converts a function to a TFLite file.
 
     Args:
         function: A `tf.function` with an input signature of one argument, `images`, to a dict of
             tensors; their names are those of the file's signature.
-        variables: What the function reads.
+        variables: The variables that the function reads.
         path: File to write.
-        precision: `float32`; `float16`: weights in float16, computing as the runtime likes it
-            (float32 on CPUs); `int8`: weights in 8 bits, activations quantised by their range at
-            run time (dynamic range quantisation, which needs no images).
+        precision: `float32`; `float16`: weights in float16, computed in the runtime's choice of
+            type (float32 on CPUs); `int8`: weights in 8 bits, activations quantised by their range
+            at run time (dynamic range quantisation, which needs no images).
 
     Raises:
-        UserError: The network holds an operation that TFLite has not.
+        UserError: TFLite lacks an operation of the network.
 
     Example:
         >>> write_tflite(tf.function(f, input_signature=[spec]), variables, 'model.tflite', 'int8')
@@ -41,7 +45,7 @@ def write_tflite(function: Any, variables: list[tf.Variable], path: str, precisi
     holder = tf.Module()
     holder.held = variables
     with tempfile.TemporaryDirectory() as folder, _stderr_kept() as said:
-        # By way of a SavedModel: only then does the file keep the names of its outputs.
+        # Through a SavedModel: only then does the file keep the names of its outputs.
         tf.saved_model.save(holder, folder, signatures={SIGNATURE: function})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if precision != "float32":
@@ -50,7 +54,7 @@ def write_tflite(function: Any, variables: list[tf.Variable], path: str, precisi
             converter.target_spec.supported_types = [tf.float16]
         try:
             content = converter.convert()
-        except Exception as error:  # several kinds, each pages long
+        except Exception as error:  # several classes, with messages of many lines
             text = f"{error}\n{said()}"
             found = re.search("(TF Select ops|Custom ops): .*|error: .*", text)
             reason = found[0] if found else text.strip().splitlines()[0]
@@ -70,15 +74,15 @@ def run_tflite(path: str, images: np.ndarray) -> dict[str, np.ndarray]:
         images: float32 (N, height, width, channels).
     """
     with warnings.catch_warnings(), _stderr_kept():
-        # From TensorFlow 2.18 on it asks to install ai-edge-litert, and yet is still there.
+        # TensorFlow from 2.18 on recommends ai-edge-litert, but still has the interpreter.
         warnings.filterwarnings("ignore", message="(?s).*tf.lite.Interpreter is deprecated")
         runner = tf.lite.Interpreter(path).get_signature_runner(SIGNATURE)
         return dict(runner(images=images))
 
 
 @contextlib.contextmanager
-def _stderr_kept() -> Iterator[Any]:
-    """Keeps back what the converter's C++ prints: summaries of no use to the user.
+def _stderr_kept() -> Iterator[Callable[[], str]]:
+    """Redirects what the converter's C++ code prints: summaries of no use to the user.
 
     Yields a function that returns the text so far.
     """

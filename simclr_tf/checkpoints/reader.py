@@ -1,20 +1,21 @@
-"""Weights in a file, under one set of paths whatever wrote it.
+"""Weights in a file, under the same paths for every format.
 
-| written by | `format` | where its variables lie |
+| written by | `format` | where its variables are |
 |---|---|---|
 | this package, the TF2 release while training | `checkpoint` | `model/resnet_model/...` |
 | this package, the TF2 release on export | `saved_model` | the object graph below `model` |
 | the TF1 release | `tf1_checkpoint` | `base_model/conv2d_7/kernel` and so on |
 
-Values are read from the file and never through a loaded object: the published SavedModels list no
-variables and cannot be differentiated.
+Values are read from the file, never through a loaded object: the published SavedModels list no
+variables and have no gradients.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -38,6 +39,14 @@ _RELEASE_WORD = re.compile(
 _BLOCK_GROUP = re.compile(r"resnet_model/block_groups/\d")
 
 
+class _Reader(Protocol):
+    """What `tf.train.load_checkpoint` returns."""
+
+    def get_variable_to_shape_map(self) -> dict[str, list[int]]: ...
+
+    def get_tensor(self, name: str) -> np.ndarray: ...
+
+
 class StoredWeights:
     """The weights of a model in a checkpoint or SavedModel, ours or the original release's.
 
@@ -50,10 +59,10 @@ class StoredWeights:
         shapes: Path below `model/` -> shape, as `resnet_model/.../kernel`; optimizer slots and
             counters are no weights.
         step: Training step at which it was saved; 0 where the file does not say.
-        recipe: What network it is; None if it is none of the release's.
+        recipe: The network that it holds; None if it is not one of the release's.
 
     Raises:
-        UserError: Nothing there that can be read.
+        UserError: There is nothing that can be read.
 
     Example:
         >>> StoredWeights('/tmp/simclr_test').recipe.resnet_depth
@@ -85,7 +94,7 @@ class StoredWeights:
         """Returns one tensor by its name in the file.
 
         Raises:
-            UserError: The file is damaged: the index may be whole and the data behind it cut off.
+            UserError: The file is damaged: its index may be intact and its data truncated.
         """
         try:
             return self._reader.get_tensor(name)
@@ -93,12 +102,12 @@ class StoredWeights:
             raise _damaged(self.prefix, error) from error
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Returns name -> shape of everything in the file, slots and counters too."""
+        """Returns name -> shape of everything in the file, with slots and counters."""
         shapes = self._reader.get_variable_to_shape_map()
         return {name: tuple(shape) for name, shape in shapes.items()}
 
     def is_finite(self) -> bool:
-        """Returns whether no number in the file, slots too, is NaN or infinite."""
+        """Returns whether no number in the file, slots included, is NaN or infinite."""
         for name in self.tensor_shapes():
             value = self.tensor(name)
             numbers = isinstance(value, np.ndarray) and value.dtype.kind == "f"
@@ -106,11 +115,11 @@ class StoredWeights:
                 return False
         return True
 
-    def _tf2_paths(self, shapes: dict[str, Any]) -> dict[str, str]:
+    def _tf2_paths(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
         """Returns path -> name.
 
-        A variable's name is only one of the ways to it (in a SavedModel `variables/0` is shorter
-        than its place in the model): the object graph beside the values knows all of them.
+        A variable's name is only one of its paths in the object graph (in a SavedModel
+        `variables/0` is shorter than its place in the model): the stored graph has all of them.
         """
         if _GRAPH not in shapes:
             flat = [n for n in shapes if n.startswith("model/") and n.endswith(VALUE)]
@@ -127,17 +136,17 @@ class StoredWeights:
             return {}
         top = children[0]["model"]
         names = _walk(children, stored, top, only_release=True)
-        # What the release's words do not reach, each under the shortest way to it.
+        # Variables that the release's words do not reach, each under its shortest path.
         found = set(names.values())
         rest = _walk(children, stored, top, only_release=False)
         return names | {path: name for path, name in rest.items() if name not in found}
 
 
 def find_checkpoint(path: str) -> str:
-    """Returns the checkpoint prefix behind a folder, a prefix or a SavedModel folder.
+    """Returns the checkpoint prefix for a folder, a prefix or a SavedModel folder.
 
     Raises:
-        UserError: Nothing there that can be read.
+        UserError: There is nothing that can be read.
     """
     path = os.path.expanduser(path)
     if tf.io.gfile.isdir(path):
@@ -161,8 +170,8 @@ def find_checkpoint(path: str) -> str:
 def newest_checkpoint(folder: str) -> str | None:
     """Returns the prefix of a folder's newest checkpoint, or None.
 
-    It is the one that the folder's `checkpoint` file names, wherever the folder has moved since;
-    where that file is lost or damaged, the one with the highest number.
+    It is the one that the folder's `checkpoint` file names, even if the folder was moved; where
+    that file is lost or damaged, the one with the highest number.
     """
     try:
         state = tf.train.get_checkpoint_state(folder)
@@ -188,7 +197,7 @@ def read_step(prefix: str) -> int:
     return StoredWeights(prefix).step
 
 
-def _open(prefix: str) -> Any:
+def _open(prefix: str) -> _Reader:
     try:
         return tf.train.load_checkpoint(prefix)
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
@@ -209,10 +218,10 @@ def _damaged(prefix: str, error: Exception) -> UserError:
     )
 
 
-def _tf1_paths(shapes: dict[str, Any]) -> dict[str, str]:
+def _tf1_paths(shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
     names = tf1_names({name: tuple(shape) for name, shape in shapes.items()})
     used = set(names.values())
-    # A name below a variable's is that variable's slot; counters stand at the top.
+    # A name below a variable's is a slot of that variable; a counter's name has no `/`.
     rest = [n for n in shapes if n not in used and "/" in n and n.rpartition("/")[0] not in shapes]
     return names | {name: name for name in rest}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from simclr_tf.checkpoints.loading import LoadReport, load_weights
 from simclr_tf.checkpoints.reader import StoredWeights
-from simclr_tf.checkpoints.store import LoadReport, load_weights
 from simclr_tf.errors import UserError
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.from_recipe import build_model
@@ -20,19 +20,18 @@ def load_release_weights(
     num_classes: int | None = None,
     variable_schema: str | None = None,
 ) -> SimCLR | Classifier:
-    """Loads a file of the original release (or of this package) whole, or says what does not fit.
+    """Loads a whole file of the original release (or of this package), or says what does not fit.
 
-    Format and architecture are recognised from the file. Every variable of the file goes to one of
-    the model, and every variable of the model gets a value; only what `num_classes` or
-    `variable_schema` leave out is left alone.
+    Format and architecture are recognised from the file. Every variable of the file is used, and
+    every variable of the model gets a value, except those that `num_classes` or `variable_schema`
+    leave out.
 
     Args:
         model: The model to fill, built; None builds the one that the file holds (without
             augmentation: pass its `encoder` and `projection_head` on to train it further).
         path: A TF2 training checkpoint (folder or prefix), a TF2 SavedModel folder (the published
             form) or a TF1 checkpoint.
-        num_classes: Size of a fresh linear head, which takes the place of the file's; None: the
-            file's own.
+        num_classes: Size of a fresh linear head that replaces the file's; None: the file's head.
         variable_schema: Regular expression; only variables whose names match from the start are
             loaded, heads by the names `head_contrastive/...` and `head_supervised/...`.
 
@@ -40,8 +39,9 @@ def load_release_weights(
         The model.
 
     Raises:
-        UserError: Nothing readable there; no network of the release; or variables that are missing
-            in the file, unused in it or of another shape, each named. The model is unchanged.
+        UserError: Nothing readable there; not a network of the release; or variables that are
+            missing in the file, unused in it or of another shape, each named. The model is
+            unchanged.
 
     Source: the release's TF2 and TF1 code; the proof is tests/checkpoints/test_release_import.py.
 
@@ -82,7 +82,7 @@ def _model_of(stored: StoredWeights, num_classes: int | None) -> SimCLR | Classi
 
 
 def _misfit(path: str, stored: StoredWeights, report: LoadReport) -> str:
-    """Returns one line that lists both ways what does not fit."""
+    """Returns one line on what does not fit, in the file and in the model."""
     shapes = [f"{p} ({a} there, {b} here)" for p, (a, b) in report.mismatched.items()]
     parts = []
     for what, paths in (

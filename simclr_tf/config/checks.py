@@ -1,4 +1,4 @@
-"""What settings can work, alone and together: one line for the first that cannot."""
+"""Checks of settings, alone and together: one line for the first that can't work."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from simclr_tf.errors import UserError
 from simclr_tf.images.augmentations import AUGMENTATIONS
 
 
-def check_setting(field: dataclasses.Field[Any], value: Any) -> None:
+def check_setting(field: dataclasses.Field[object], value: Any) -> None:
     """Checks one value's type, choices and bounds.
 
     Args:
       field: its row of the table.
-      value: what was asked for.
+      value: what the user asked for, of any type.
 
     Raises:
-      UserError: what was expected and what was received, in one line.
+      UserError: it does not fit.
     """
     name, kind = field.name, kind_of(field)
     if value is None and "None" in str(field.type):
         return
-    types: dict[str, Any] = {"bool": bool, "int": int, "float": (int, float), "str": str}
+    types = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
     # bool is a subclass of int: True is not a number of epochs.
     if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise UserError(f"Expected {name} to be of type {kind}; received: {value!r}.")
@@ -52,7 +52,7 @@ def check_setting(field: dataclasses.Field[Any], value: Any) -> None:
 
 
 def check_together(config: Settings) -> None:
-    """Checks what only several settings together can get wrong.
+    """Checks combinations of settings.
 
     Args:
       config: settings that passed `check_setting` one by one.

@@ -1,4 +1,4 @@
-"""`Config`: the settings of one run, checked, compared with another run's, as flags and as a dict.
+"""`Config`: the settings of one run: checked, compared with another run's, as flags, as a dict.
 
 Components take plain arguments: only `runs` unpacks a `Config`.
 """
@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from simclr_tf.config.checks import check_setting, check_together
-from simclr_tf.config.settings import Settings, kind_of
+from simclr_tf.config.settings import Settings, Value, kind_of
 
 if TYPE_CHECKING:
     from absl import flags
 
-# How a run began; `--mode=eval` reads only what came of it.
+# They only matter at a run's start; `--mode=eval` reads its checkpoints.
 _UNUSED_BY_EVALUATION = frozenset(
     {"checkpoint", "variable_schema", "zero_init_logits_layer", "encoder_weights", "teacher"}
 )
-# These name a run rather than shape it: a change needs no announcement.
+# They do not change what a run computes: a change needs no announcement.
 _UNANNOUNCED = frozenset({"mode", "model_dir"})
 
 
@@ -35,7 +35,7 @@ class Config(Settings):
 
     @classmethod
     def from_flag_values(cls, flag_values: flags.FlagValues) -> Config:
-        """Returns the settings that parsed flags hold; an empty text counts as None where allowed.
+        """Returns the settings in parsed flags; an empty text counts as None where that is allowed.
 
         Args:
           flag_values: parsed flags, as `define_flags` defined them.
@@ -51,8 +51,8 @@ class Config(Settings):
             values["model_dir"] = os.path.expanduser(values["model_dir"])
         return cls(**values)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns every setting by name: what `flags.json` holds."""
+    def to_dict(self) -> dict[str, Value]:
+        """Returns every setting by name, as `flags.json` holds them."""
         return dataclasses.asdict(self)
 
     def validate(self) -> None:
@@ -70,12 +70,12 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines one flag per field of `Config`.
 
     Args:
-      flag_values: where the flags are defined; a main passes its own, so that the flags of other
-        libraries stay out.
+      flag_values: where the flags are defined; a command passes its own, without the flags of
+        other libraries.
     """
     from absl import flags
 
-    define: dict[str, Any] = {
+    define: dict[str, Callable[..., object]] = {
         "bool": flags.DEFINE_boolean,
         "int": flags.DEFINE_integer,
         "float": flags.DEFINE_float,
@@ -83,21 +83,22 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     }
     for field in dataclasses.fields(Config):
         kind, choices = kind_of(field), field.metadata["choices"]
-        text, default = field.metadata["help"], cast(Any, field.default)
+        text = field.metadata["help"]
         if kind == "str" and choices:
+            default = cast("str | None", field.default)
             flags.DEFINE_enum(field.name, default, choices, text, flag_values=flag_values)
         else:
-            define[kind](field.name, default, text, flag_values=flag_values)
+            define[kind](field.name, field.default, text, flag_values=flag_values)
 
 
-def unsaid(earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a run did whose settings are from before some of today's existed.
+def unsaid(earlier: Mapping[str, object]) -> dict[str, Any]:
+    """Returns the settings that a run of an earlier version used without recording them.
 
     Args:
       earlier: what its `flags.json` holds.
 
     Returns:
-      Name -> value of the settings that it lacks and whose default is another by now.
+      Name -> value of the settings that are missing there and whose default is different now.
     """
     fields = {field.name: field for field in dataclasses.fields(Config)}
     return {
@@ -108,13 +109,13 @@ def unsaid(earlier: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(
-    old: Mapping[str, Any], new: Config
-) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
+    old: Mapping[str, object], new: Config
+) -> tuple[dict[str, tuple[object, object]], dict[str, tuple[object, object]]]:
     """Compares the settings of an earlier run in the same folder with those of a new one.
 
     Args:
       old: the earlier run's `to_dict()`; a setting that it lacks counts as the default (or as
-        what was done before it existed: `unsaid`), one that no longer exists is left out.
+        what was done before it existed: `unsaid`), one that no longer exists is ignored.
       new: the new run's settings.
 
     Returns:
@@ -122,7 +123,7 @@ def differences(
       (model, data, views, loss, batch, optimizer: refuse), and those that may change (length,
       evaluation, checkpoints, devices: announce).
     """
-    found: dict[str, dict[str, tuple[Any, Any]]] = {"identity": {}, "run": {}}
+    found: dict[str, dict[str, tuple[object, object]]] = {"identity": {}, "run": {}}
     for field in dataclasses.fields(Config):
         before, after = old.get(field.name, field.metadata["before"]), getattr(new, field.name)
         unused = new.mode == "eval" and field.name in _UNUSED_BY_EVALUATION

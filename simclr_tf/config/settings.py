@@ -1,38 +1,43 @@
 """Every setting of a run, once: name, type, default, bounds, help.
 
 The command line, `flags.json`, the checks and the rule that two runs never mix all read this one
-table. Names and defaults are the original release's; what differs on purpose stands in README.md.
+table. Names and defaults are the original release's; README.md lists what differs on purpose.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar
 
 from simclr_tf.images import transparency
 from simclr_tf.images.augmentations import AUGMENTATIONS, SIMCLR
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 
+Value: TypeAlias = bool | int | float | str | None
+"""What a setting may be."""
+_T = TypeVar("_T", bound=Value)
+
 
 def _flag(
-    default: Any,
+    default: _T,
     topic: str,
     help: str,
     *,
     run: bool = False,
-    choices: tuple[Any, ...] | None = None,
+    choices: Sequence[_T] | None = None,
     above: float | None = None,
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
-    before: Any = None,
-) -> Any:
+    before: _T | None = None,
+) -> _T:
     """Returns one row of the table.
 
     Args:
-      default: the value when nothing is said.
-      topic: the heading it stands under in `--help`.
+      default: the value where none is given.
+      topic: its heading in `--help`.
       help: what it does, its unit, and its special values.
       run: True if it may change when a run is resumed (length, evaluation, checkpoints, devices);
         False if it belongs to the run's identity (model, data, views, loss, batch, optimizer).
@@ -41,7 +46,7 @@ def _flag(
       at_least: inclusive lower bound.
       below: exclusive upper bound.
       at_most: inclusive upper bound.
-      before: what runs did from before the setting existed; None: as the default.
+      before: what runs did before the setting existed; None: the same as the default.
     """
     bounds = {">": above, ">=": at_least, "<": below, "<=": at_most}
     metadata = {
@@ -57,7 +62,7 @@ def _flag(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The table: one field per setting. `Config` is what is made of it.
+    """The table: one field per setting. `Config` is built on it.
 
     Source: the flags of the TF2 release, two flags that the TF1 release's documentation uses
     (`variable_schema`, `train_summary_steps`), and ours.
@@ -277,6 +282,6 @@ class Settings:
     )
 
 
-def kind_of(field: dataclasses.Field[Any]) -> str:
-    """Returns a setting's type, `bool`, `int`, `float` or `str`; its annotation is a text."""
+def kind_of(field: dataclasses.Field[object]) -> str:
+    """Returns a setting's type, `bool`, `int`, `float` or `str`, from its annotation."""
     return str(field.type).removesuffix(" | None")

@@ -42,7 +42,7 @@ def open_source(
     Args:
         dataset: `mnist_5k`, a path, or a TFDS name with optional config and version.
         split: a split expression: `train`, `train[:80%]`, `train[1000:]`, `train+test`.
-        data_dir: where prepared TFDS data lie or go.
+        data_dir: where prepared TFDS data are read from and written to.
         eval_fraction: share of a folder without evaluation sub-folder held out as 'test'.
         seed: draws which files are held out. Two runs that must not see each other's held-out
             images (pretraining and fine-tuning, say) need the same seed here.

@@ -217,7 +217,7 @@ class FolderSource(IndexedSource):
         return self._labels
 
     def subset(self, positions: np.ndarray) -> FolderSource:
-        """Returns a source of the files at these positions alone."""
+        """Returns a source of only the files at these positions."""
         chosen = copy.copy(self)
         chosen.paths = [self.paths[i] for i in positions]
         chosen._labels = None if self._labels is None else self._labels[positions]

@@ -25,7 +25,7 @@ def list_images(root: str, skipped: collections.Counter[str], left_out: list[str
     Args:
         root: the folder.
         skipped: counts files that look like images but are not read, by kind.
-        left_out: gets the folders that hold something of ours, in words.
+        left_out: gets descriptions of the folders that hold a run, an export or features.
     """
     found: list[str] = []
     for _, folder, entries in _visit(root, left_out):
@@ -92,8 +92,8 @@ def _visit(
 
     Args:
         root: Where to begin.
-        left_out: Gets the folders that hold something of ours, in words.
-        is_own: Whether `root` may hold something of ours.
+        left_out: Gets descriptions of the folders that hold a run, an export or features.
+        is_own: Whether `root` itself may hold one of these.
     """
     waiting: list[tuple[str, frozenset[str]]] = [(root, frozenset())]
     while waiting:

@@ -87,7 +87,7 @@ class InMemorySource(IndexedSource):
         return self._labels.numpy()
 
     def subset(self, positions: np.ndarray) -> InMemorySource:
-        """Returns a source of the images at these positions alone."""
+        """Returns a source of only the images at these positions."""
         chosen = copy.copy(self)
         chosen.num_examples = len(positions)
         if isinstance(self._images, np.ndarray):

@@ -19,7 +19,7 @@ _COLUMNS = ("position", "file", "label", "class")
 def choose_labelled(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Draws the same share of every class, at least one image each.
 
-    A larger share with the same seed holds the smaller one: the images of 1% are among those of
+    With the same seed a larger share contains the smaller one: the images of 1% are among those of
     10%.
 
     Args:

@@ -23,7 +23,7 @@ RUN_PICTURES = frozenset({"views.png"})
 
 
 def kind_of_own(folder: str, names: Collection[str]) -> str | None:
-    """Returns what a folder of ours holds, such as 'a run'; None for another folder.
+    """Returns what one of our output folders holds, such as 'a run'; None for any other folder.
 
     Its content decides, not its name. Without files of the known names nothing is opened.
 

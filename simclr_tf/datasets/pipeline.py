@@ -54,7 +54,7 @@ def training_dataset(
             `image` (h, w, c), `seed` int32 (2,), distinct for each example of each epoch.
         input_context: from `strategy.distribute_datasets_from_function`: this worker's share of
             the examples (each belongs to one worker), batches for one replica.
-        deterministic: False hands out whatever is ready first, and no longer in the seed's order.
+        deterministic: False yields elements as they become ready, not in the seed's order.
             `python -m simclr_tf.benchmark input` measures what that gains.
 
     Returns:
@@ -91,7 +91,7 @@ def training_dataset(
         min_side = None if canvas is None else 2 * canvas
         example = source.decode(key, min_side=min_side, replace_bad=True)
         if host_transform is not None:
-            # Decoded once for both views: decoding two crops alone takes half as long again
+            # Decoded once for both views: decoding two crops separately takes 1.5 times as long
             # (measured on JPEG files of 375 x 500 pixels).
             x = host_transform(example["image"], _example_seed(seed, position))
             x = tuple(x) if isinstance(x, list) else x

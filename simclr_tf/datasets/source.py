@@ -136,7 +136,7 @@ class ImageSource(abc.ABC):
 
     @abc.abstractmethod
     def subset(self, positions: np.ndarray) -> ImageSource:
-        """Returns a source of the images at these positions of the fixed order alone.
+        """Returns a source of only the images at these positions of the fixed order.
 
         Args:
             positions: int64 (n,), ascending.

@@ -68,7 +68,7 @@ class TfdsSource(ImageSource):
     records are compressed images) the order is a uniform permutation.
     """
 
-    num_examples: int  # known here
+    num_examples: int  # never None here
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class TfdsSource(ImageSource):
         splits = [info.splits[r.name] for r in ranges]
         stored = sum(s.num_bytes or 0 for s in splits) // sum(s.num_examples for s in splits)
         self._record_bytes = stored or _GUESSED_RECORD_BYTES
-        # 'train[3:8]' in absolute numbers: TFDS finds the files, whatever the expression was.
+        # Absolute ranges such as 'train[3:8]', of which TFDS finds the files.
         slices = [f"{r.name}[{r.start}:{r.stop}]" for r in ranges]
         files = [f for part in slices for f in info.splits[part].file_instructions]
         takes = np.array([f.take for f in files], np.int64)
@@ -215,7 +215,7 @@ class TfdsSource(ImageSource):
         return self._labels
 
     def subset(self, positions: np.ndarray) -> ChosenRecords:
-        """Returns a source of the records at these positions alone, which it keeps in memory."""
+        """Returns a source of only the records at these positions, which it keeps in memory."""
         whole = copy.copy(self)
         whole._shown = None  # the chosen records keep their own flags
         chosen = ChosenRecords(whole, positions, self._record_bytes)

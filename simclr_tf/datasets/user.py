@@ -133,7 +133,7 @@ class UserSource(ImageSource):
         return self._labels
 
     def subset(self, positions: np.ndarray) -> UserSource:
-        """Returns a source of the elements at these positions alone.
+        """Returns a source of only the elements at these positions.
 
         Each pass reads the user's data set once, up to the last of them.
         """

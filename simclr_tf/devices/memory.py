@@ -58,7 +58,7 @@ def _cgroup_limits() -> list[tuple[int, int]]:
         if controllers:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
             top = os.path.join(_CGROUPS, "memory")
-        # A limit of any group above holds too; inside a container the path may not be there.
+        # Limits of parent groups apply too; inside a container the path may not exist.
         parts = [part for part in path.split("/") if part and part != ".."]
         for depth in range(len(parts) + 1):
             folder = os.path.join(top, *parts[:depth])

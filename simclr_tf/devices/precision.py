@@ -135,7 +135,7 @@ def measure_slowdown(
     after about six seconds, or after one step of each if those take longer.
 
     Args:
-        make_encoder: Makes the network afresh, under the policy in force.
+        make_encoder: Makes a new network, under the current policy.
         mixed_precision: `bfloat16` or `float16`.
         image_shape: (height, width, channels).
 

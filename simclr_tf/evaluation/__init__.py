@@ -1,4 +1,4 @@
-"""What features are worth: probes of frozen features beside untrained ones and raw pixels, and
+"""How good features are: probes of frozen features beside untrained ones and raw pixels; and
 pictures of what a model sees.
-They take encoders and data; which ones a run compares is said in `runs`.
+Functions take encoders and data; `runs` decides which ones a run compares.
 """

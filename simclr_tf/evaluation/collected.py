@@ -1,4 +1,4 @@
-"""Features of a whole data set, of several encoders at once, in memory of a known size."""
+"""Features of a whole data set, of several encoders at once, within a limit of memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-# Copies that scikit-learn makes of one kind of features at a time, besides what is collected: the
+# Copies that scikit-learn makes of one kind of features at a time, besides the collected ones: the
 # training and validation parts, their standardised copy, and one more while it fits.
 _COPIES = 3
 _FLOAT_BYTES = 4
@@ -91,7 +91,7 @@ class FeatureCollection:
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Joins batches, letting each go once it is copied: the whole is never there twice."""
+    """Joins batches, freeing each once it is copied: the whole is never in memory twice."""
     if parts[0].ndim == 4:
         shape = (*parts[0].shape[1:-1], max(part.shape[-1] for part in parts))
     else:

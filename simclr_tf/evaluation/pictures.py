@@ -69,7 +69,7 @@ def save_views(path: str, originals: np.ndarray, views: np.ndarray) -> None:
             top, left = row * step + (step - len(cell)) // 2, place * step
             left += (step - cell.shape[1]) // 2
             grid[top : top + len(cell), left : left + cell.shape[1]] = cell
-    # One picture and three texts: an axis for every image would take seconds.
+    # One picture and three texts: an axes object for every image would take seconds.
     height, width = len(grid) + _TITLE, grid.shape[1]
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     figure.figimage(grid)

@@ -1,11 +1,11 @@
-"""Evaluation that can be believed: the trained features beside untrained ones and raw pixels."""
+"""Probes of frozen features: trained ones beside untrained ones and raw pixels."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -14,16 +14,21 @@ from tensorflow import keras
 
 from simclr_tf.evaluation.collected import FeatureCollection, has_equal_channels
 
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
 # Inverse regularisation strengths; the best on a held-out fifth of the training set is used.
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 NEIGHBOURS = 5
 _ITERATIONS = 200
-# Up to so many values one thread fits a probe fastest: several only wait for each other, busily
-# (raw digits, 4,000 x 784, on two cores: a tenth of the processor time, the same accuracy).
+# Up to this many values one thread fits a probe fastest: more threads busy-wait for each other
+# (raw digits, 4,000 x 784, on two cores: one thread takes a tenth of the processor time).
 _ONE_THREAD = 2**24
 
 
-def evaluate_model(model: Any, dataset: Any, steps: int | None = None) -> dict[str, float]:
+def evaluate_model(
+    model: keras.Model, dataset: tf.data.Dataset, steps: int | None = None
+) -> dict[str, float]:
     """Evaluates a `SimCLR` or `Classifier`.
 
     Args:
@@ -78,9 +83,9 @@ def linear_probe(
     from sklearn.model_selection import train_test_split
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits  # scikit-learn's own
+    from threadpoolctl import threadpool_limits  # a dependency of scikit-learn
 
-    def fitted(strength: float, features: np.ndarray, labels: np.ndarray) -> Any:
+    def fitted(strength: float, features: np.ndarray, labels: np.ndarray) -> Pipeline:
         probe = LogisticRegression(C=strength, max_iter=_ITERATIONS, tol=1e-3)
         with warnings.catch_warnings():  # reported once, below
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -182,8 +187,8 @@ def compare_encoders(
         train_data: Batches (images, labels), float32 (B, h, w, c) and integers (B,).
         test_data: Likewise.
         seed: Chooses the held-out fifth of the probe.
-        max_bytes: Limit for features, pixels and the copies that scikit-learn makes; where it is
-            passed, the kind with the longest rows is left out. None: no limit.
+        max_bytes: Limit for features, pixels and the copies that scikit-learn makes; where they
+            need more, the kind with the longest rows is left out. None: no limit.
         notes: Gets one line for each kind that was left out.
 
     Returns:
@@ -211,7 +216,7 @@ def _inference(encoder: keras.Model | None) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _as_vectors(features: np.ndarray, grey: bool) -> np.ndarray:
-    """Flattens; a grey image stored as three equal channels counts once."""
+    """Returns rows of float32 vectors; of grey images only one of three equal channels."""
     features = features[..., :1] if grey else features
     rows = features.reshape(len(features), math.prod(features.shape[1:]))
     return rows.astype(np.float32, copy=False)
@@ -220,12 +225,12 @@ def _as_vectors(features: np.ndarray, grey: bool) -> np.ndarray:
 def comparison_table(
     results: Mapping[str, Mapping[str, float]], online_name: str, online_accuracy: float
 ) -> str:
-    """Returns the comparison as text, one row a kind of features.
+    """Returns the comparison as text, one row for each kind of features.
 
     Args:
         results: What `compare_features` returned.
-        online_name: The row that the online linear head belongs to; it stands there alone where
-            the comparison left that row out.
+        online_name: The row of the online linear head; it is added where the comparison left that
+            kind out.
         online_accuracy: The test accuracy of the online linear head.
     """
     rows: dict[str, Mapping[str, float]] = {**results}

@@ -1,13 +1,16 @@
-"""Where the examples' pictures go."""
+"""The picture files that the examples write."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from simclr_tf.errors import UserError
 from simclr_tf.files.atomic_file import new_file
 from simclr_tf.files.outputs import check_output_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def check_picture(given: str, overwrite: bool) -> str:
@@ -15,21 +18,21 @@ def check_picture(given: str, overwrite: bool) -> str:
 
     Args:
         given: What the user typed as --output.
-        overwrite: Whether a file that is there may be replaced.
+        overwrite: Whether an existing file may be replaced.
 
     Raises:
-        UserError: It is no .png, or something stands there.
+        UserError: It does not end in .png, or exists and may not be replaced.
     """
     if not given.endswith(".png"):
         raise UserError(f"Expected --output to end in .png; received: {given!r}.")
     return check_output_path("--output", given, folder=False, overwrite=overwrite)
 
 
-def save_figure(figure: Any, path: str) -> None:
+def save_figure(figure: Figure, path: str) -> None:
     """Writes a matplotlib figure, complete or not at all.
 
     Args:
-        figure: A `matplotlib.figure.Figure`.
+        figure: What to draw.
         path: A .png file; its folder is made.
 
     Raises:

@@ -14,8 +14,8 @@ from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import save_figure
 from simclr_tf.features.extractor import Extractor, feature_batches, load_extractor
 
-_THUMBNAIL = 64  # pixels; what is drawn
-_RAW = 32  # pixels; what raw pixels are compared at
+_THUMBNAIL = 64  # pixels; side of the pictures that are drawn
+_RAW = 32  # pixels; side at which raw pixels are compared
 
 
 class Gallery(NamedTuple):
@@ -48,7 +48,7 @@ def retrieve(
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[str]:
-    """Embeds a split, finds every image's neighbours, draws some; what the command does.
+    """Embeds a split, finds every image's neighbours and draws some: the whole command.
 
     Args:
         saved_model: An export, or the `model_dir` of a run.
@@ -61,9 +61,9 @@ def retrieve(
         transparent: What shows through transparent pixels; None: as the export was trained.
         neighbours: k.
         queries: Rows of the picture.
-        max_images: Images taken, from the front of the split.
+        max_images: How many images are used, from the front of the split.
         batch_size: Images embedded at a time.
-        seed: Chooses the queries that are drawn.
+        seed: Draws the queries.
 
     Returns:
         Lines to print.
@@ -117,7 +117,7 @@ def embed(extract: Extractor, source: ImageSource, batch_size: int, max_images: 
         extract: The encoder's endpoint; maps (N, h, w, d) are averaged over space.
         source: The images; unreadable ones are left out.
         batch_size: Images at a time.
-        max_images: Images at most.
+        max_images: How many images at most.
 
     Returns:
         A `Gallery`.
@@ -171,7 +171,7 @@ def nearest(features: np.ndarray, count: int) -> np.ndarray:
 
 
 def precision_at_k(neighbours: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean share of neighbours of the query's own class.
+    """Returns the mean share of neighbours that are of the query's class.
 
     Args:
         neighbours: int (N, k), positions.
@@ -198,7 +198,7 @@ def save_picture(
 
     Args:
         path: PNG file; complete or absent at any moment.
-        gallery: Where the images are.
+        gallery: The images.
         queries: int (Q,), positions.
         neighbours: int (Q, k), positions.
         class_names: Names by class id.

@@ -1,4 +1,4 @@
-"""Scenes made of several digits, with the class of every pixel: seeded, made on the spot."""
+"""Scenes made of several digits, with the class of every pixel; generated from a seed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from simclr_tf.datasets import open_source
 NUM_CLASSES = 11  # background, then the digits 0 to 9
 _DIGITS = (2, 5)  # in a scene, both included
 _SCALES = (0.8, 1.2)  # of a digit's side
-_TRIES = 20  # at a place for a digit before it is left out
-_OVERLAP = 0.15  # of a digit's square that may lie on another's
-_INK = 0.4  # grey value from which on a pixel is the digit's
+_TRIES = 20  # to place a digit before it is left out
+_OVERLAP = 0.15  # share of a digit's square that may cover another's
+_INK = 0.4  # grey value from which a pixel belongs to the digit
 
 
 def make_scenes(
@@ -30,7 +30,7 @@ def make_scenes(
     Returns:
         Images uint8 (count, side, side, 3), grey digits on black; classes int32 (count, side,
         side): 0 for background, 1 + d for a pixel of the digit d. Where two overlap, the later one
-        is seen.
+        covers the earlier.
 
     Example:
         >>> images, classes = make_scenes("train", 100, side=128, digit_side=40, seed=0)
@@ -39,7 +39,7 @@ def make_scenes(
     assert labels is not None
     images = np.zeros((count, side, side), np.float32)
     classes = np.zeros((count, side, side), np.int32)
-    # A stream for each scene: the first scenes of a longer list are those of a shorter one.
+    # One random stream a scene: a shorter list is the beginning of a longer one.
     for index in range(count):
         random = np.random.RandomState((seed, index))
         taken: list[tuple[int, int, int]] = []
@@ -62,7 +62,7 @@ def make_scenes(
 def _free_place(
     random: np.random.RandomState, taken: list[tuple[int, int, int]], size: int, side: int
 ) -> tuple[int, int] | None:
-    """Returns (top, left) of a square that lies on no other by much; None where none was found."""
+    """Returns (top, left) of a square that overlaps no other much; None if none was found."""
     for _ in range(_TRIES):
         top, left = random.randint(0, side - size + 1, 2)
         if all(_overlap((top, left, size), other) <= _OVERLAP for other in taken):
@@ -71,7 +71,7 @@ def _free_place(
 
 
 def _overlap(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
-    """Returns the share of the smaller square (top, left, size) that lies on the other."""
+    """Returns the overlap of two squares (top, left, size) as a share of the smaller one."""
     height = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
     width = min(one[1] + one[2], other[1] + other[2]) - max(one[1], other[1])
     return max(0, height) * max(0, width) / min(one[2], other[2]) ** 2

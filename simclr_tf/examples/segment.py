@@ -1,4 +1,4 @@
-"""`python -m simclr_tf.examples.segment`: a pretrained pyramid under a segmenter of digits."""
+"""`python -m simclr_tf.examples.segment`: segmenting digits with a pretrained encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small segmenter on an encoder's pyramid of endpoints: pretrained beside from scratch."""
+"""A small segmenter on an encoder's pyramid of endpoints: pretrained compared with from scratch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simclr_tf.examples.scenes import NUM_CLASSES, make_scenes
 from simclr_tf.models.endpoints import endpoint_model, find_endpoints
 
 _CHANNELS = 32  # of the pyramid
-_RATE = 3e-3  # of Adam, at the start of a cosine
+_RATE = 3e-3  # Adam's, at the start of a cosine
 _BACKGROUND = 0.1  # weight of a background pixel; nine of ten are
 _TEST_SEED = 1_000_003  # the test scenes are the same whatever the seed of a run
 _DRAWN = 4
@@ -25,11 +25,11 @@ class Comparison(NamedTuple):
     """How two networks of one architecture segment the same test scenes.
 
     Attributes:
-        pretrained: Mean IoU over the ten digits, in [0, 1], of the one that began pretrained.
-        scratch: That of the one that began at random.
+        pretrained: Mean IoU over the ten digits, in [0, 1], of the pretrained one.
+        scratch: That of the one from random weights.
         images: uint8 (N, s, s, 3), the test scenes.
-        classes: int32 (N, s, s), their truth.
-        found: The two networks' answers, int32 (N, s, s) each.
+        classes: int32 (N, s, s), their true classes.
+        found: The two networks' predictions, int32 (N, s, s) each.
     """
 
     pretrained: float
@@ -55,7 +55,7 @@ def compare(
 
     Args:
         encoder: The pretrained one; it is trained further, in place.
-        digit_side: Side in pixels of the images that it was pretrained on: the digits' size.
+        digit_side: Size of the digits: the side in pixels of the images of its pretraining.
         scenes: Labelled scenes to train on, of digits of the training split.
         test_scenes: Scenes to score on, of digits of the test split.
         steps: Training steps.
@@ -71,14 +71,14 @@ def compare(
     Example:
         >>> compare(simclr.encoder, digit_side=40, scenes=50).pretrained
     """
-    side = -(-3 * digit_side // 32) * 32  # about three digits wide, halved five times without rest
+    side = -(-3 * digit_side // 32) * 32  # about three digits wide, and a multiple of 2**5
     train = make_scenes("train", scenes, side, digit_side, seed)
     images, classes = make_scenes("test", test_scenes, side, digit_side, _TEST_SEED)
     with isolated(seed=seed):
         fresh = type(encoder).from_config(encoder.get_config())
         scores, found = [], []
         for network in (encoder, fresh):
-            keras.utils.set_random_seed(seed)  # the pyramid begins alike
+            keras.utils.set_random_seed(seed)  # both pyramids start from the same weights
             model = pyramid_segmenter(network, side, NUM_CLASSES)
             train_segmenter(model, *train, steps=steps, batch_size=batch_size, seed=seed)
             found.append(segment(model, images, batch_size))
@@ -89,7 +89,7 @@ def compare(
 def pyramid_segmenter(encoder: keras.Model, side: int, num_classes: int) -> keras.Model:
     """Builds a feature pyramid network on an encoder, with the class of every pixel as its output.
 
-    Of each resolution the last endpoint is taken. From the coarsest to the finest, each is brought
+    It uses the last endpoint of each resolution. From the coarsest to the finest, each is brought
     to 32 channels and added to the enlarged sum of the coarser ones; a 3x3 convolution and a
     linear layer then give the classes, enlarged to the image's size.
 
@@ -109,7 +109,7 @@ def pyramid_segmenter(encoder: keras.Model, side: int, num_classes: int) -> kera
     Example:
         >>> model = pyramid_segmenter(ResNet(18), side=128, num_classes=11)
     """
-    encoder.trainable = True  # it may come frozen in part from a fine-tuning
+    encoder.trainable = True  # fine-tuning may have frozen a part of it
     images = keras.Input((side, side, encoder.input_shape[-1]))
     outputs = endpoint_model(encoder)(images)
     in_order = [outputs[name] for name in find_endpoints(encoder)]
@@ -181,12 +181,12 @@ def mean_iou(found: np.ndarray, classes: np.ndarray, num_classes: int) -> float:
     """Returns intersection over union, as a mean over the classes but background (class 0).
 
     Args:
-        found: int (N, h, w), answers.
-        classes: int (N, h, w), truth.
+        found: int (N, h, w), predictions.
+        classes: int (N, h, w), true classes.
         num_classes: Background included.
 
     Returns:
-        In [0, 1]; classes that neither holds are left out.
+        In [0, 1]; classes that occur in neither are left out.
 
     Example:
         >>> mean_iou(np.array([[[0, 1]]]), np.array([[[1, 1]]]), num_classes=2)
@@ -201,7 +201,7 @@ def mean_iou(found: np.ndarray, classes: np.ndarray, num_classes: int) -> float:
 
 
 def save_picture(path: str, comparison: Comparison) -> None:
-    """Draws some test scenes with their truth and both answers.
+    """Draws some test scenes with their true classes and both predictions.
 
     Args:
         path: PNG file; complete or absent at any moment.

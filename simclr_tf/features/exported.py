@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+import zlib
 
 import tensorflow as tf
 
@@ -17,13 +17,13 @@ _CARD = "model.json"
 
 
 def find_export(path: str) -> str:
-    """Returns the SavedModel's folder behind itself or behind a run's `model_dir` (its newest).
+    """Returns the folder of a SavedModel: the path itself, or the newest in a run's `model_dir`.
 
     Args:
         path: A folder; `~` is the home folder.
 
     Raises:
-        UserError: Neither is there.
+        UserError: It is neither.
 
     Example:
         >>> find_export("runs/digits")
@@ -43,6 +43,20 @@ def find_export(path: str) -> str:
     return os.path.join(exports, str(max(steps)))
 
 
+def checksum(folder: str) -> int:
+    """Returns a checksum of a SavedModel's files, without its card: it identifies the weights."""
+    check = 0
+    for base, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith((".json", ".md")):
+                continue
+            with open(os.path.join(base, name), "rb") as file:
+                while piece := file.read(1 << 20):
+                    check = zlib.crc32(piece, check)
+    return check
+
+
 def _is_export(path: str) -> bool:
     return os.path.isfile(os.path.join(path, "saved_model.pb"))
 
@@ -59,15 +73,15 @@ class ExportedModel:
     Attributes:
         path: The SavedModel's folder.
         module: The loaded object.
-        input_shape: (N, height, width, channels), None where anything goes.
+        input_shape: (N, height, width, channels), None where any size is taken.
         image_size: (height, width) in pixels that the network was made for, or None where neither
-            its card nor its input says.
+            its card nor its input says so.
         transparent: what its training showed through transparent pixels: white, black, keep or
-            mean. An export of ours from before there was a choice kept the colours; of a foreign
-            one white, the default, is assumed.
+            mean. Exports of ours from before there was a choice kept the colours; for foreign
+            ones white, the default, is assumed.
 
     Raises:
-        UserError: Nothing there that can be read and called.
+        UserError: There is nothing that can be read and called.
 
     Example:
         >>> ExportedModel("runs/digits")(images)["final_avg_pool"].shape
@@ -83,7 +97,7 @@ class ExportedModel:
             raise _unreadable(self.path, failure.reason, failure.advice) from error
         if not callable(self.module):
             raise _unreadable(self.path, "it can't be called")
-        self.input_shape = _input_shape(self.module)
+        self.input_shape = _input_shape(self.module.__call__)
         self.image_size = _image_size(self.path, self.input_shape)
         self.transparent = _transparent(self.path)
 
@@ -126,8 +140,9 @@ class ExportedModel:
         return {name: tuple(value.shape) for name, value in outputs.items()}
 
 
-def _input_shape(module: Any) -> tuple[int | None, ...]:
-    traced = getattr(module.__call__, "concrete_functions", None) or []
+def _input_shape(call: object) -> tuple[int | None, ...]:
+    """Returns the shape of images that a restored function takes, if it was traced."""
+    traced = getattr(call, "concrete_functions", None) or []
     for function in traced:
         for spec in tf.nest.flatten(function.structured_input_signature):
             if isinstance(spec, tf.TensorSpec) and spec.shape.rank:
@@ -136,7 +151,7 @@ def _input_shape(module: Any) -> tuple[int | None, ...]:
 
 
 def _image_size(path: str, shape: tuple[int | None, ...]) -> tuple[int, int] | None:
-    sides: Any = shape[1:3]
+    sides = list(shape[1:3])
     card = os.path.join(path, _CARD)
     if None in sides and os.path.isfile(card):
         try:
@@ -144,7 +159,8 @@ def _image_size(path: str, shape: tuple[int | None, ...]) -> tuple[int, int] | N
                 sides = json.load(file)["input"]["image_size"] or sides
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise _unreadable(path, f"its {_CARD} is damaged ({error})") from error
-    return None if None in sides else (int(sides[0]), int(sides[1]))
+    known = [int(side) for side in sides if side is not None]
+    return None if None in sides else (known[0], known[1])
 
 
 def _transparent(path: str) -> str:

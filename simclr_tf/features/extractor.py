@@ -155,6 +155,22 @@ def feature_batches(
         yield {**columns, "features": features[readable]}, seen
 
 
+def feature_columns(
+    source: ImageSource, extract: Extractor, thumbnail: int | None = None
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Returns the (dtype, shape of one row) of the columns that `feature_batches` yields."""
+    columns: dict[str, tuple[str, tuple[int, ...]]] = {
+        "index": ("int64", ()),
+        "features": ("float32", extract.shape),
+        "flat": ("bool", ()),
+    }
+    if source.labelled:
+        columns["label"] = ("int64", ())
+    if thumbnail is not None:
+        columns["thumbnail"] = ("uint8", (thumbnail, thumbnail, 3))
+    return columns
+
+
 def fingerprint(source: ImageSource) -> list[str | int | None]:
     """Returns what identifies a source, with a checksum of its files' paths, sizes and times."""
     check = 0

@@ -1,4 +1,4 @@
-"""Features as files that other programs read: npz, Parquet, TSV; written piece by piece."""
+"""Features as files that other programs read: npz, Parquet, TSV; written in blocks of rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TextIO, TypeAlias
 
 import numpy as np
 
@@ -16,10 +16,13 @@ from simclr_tf.features.store import FeatureStore
 EXTENSIONS = (".npz", ".parquet", ".tsv")
 _BLOCK = 512  # rows in memory
 
+Cells: TypeAlias = list[int] | list[str]
+"""One column of what is known of some rows: numbers or names."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """What a source calls its images and classes.
+    """The names of a source's images and classes.
 
     Attributes:
         files: Path of every image below the folder, by position in the source; None where images
@@ -32,7 +35,7 @@ class Names:
 
 
 def check_output(path: str) -> None:
-    """Checks that a file's extension is known, and that what writes it can be imported.
+    """Checks that a file's extension is known and the library that writes it installed.
 
     Raises:
         UserError: It is not, or can't.
@@ -61,7 +64,7 @@ def write_features(store: FeatureStore, names: Names, path: str, kind: str) -> N
     | `.parquet` | columns `index`, `file`, `label`, `class`, `features` (a list of d floats) |
     | `.tsv` | a line of column names, then `index`, `file`, `label`, `class`, `f0` to `f(d-1)` |
 
-    `index` is the position in the split; labels and files are there where the source has them.
+    `index` is the position in the split; labels and files are written where the source has them.
 
     Args:
         store: Columns `index`, `features` and, with labels, `label`.
@@ -77,8 +80,8 @@ def write_features(store: FeatureStore, names: Names, path: str, kind: str) -> N
 
 def rows_of(
     store: FeatureStore, names: Names, escape: bool = False
-) -> Iterator[tuple[dict[str, list[Any]], np.ndarray]]:
-    """Yields pieces of a store: what is said of each row, by column, and the features.
+) -> Iterator[tuple[dict[str, Cells], np.ndarray]]:
+    """Yields blocks of a store: what is known of each row, by column, and the features.
 
     Args:
         store: The rows.
@@ -96,14 +99,14 @@ def rows_of(
     columns = [store.blocks("index", _BLOCK), store.blocks("features", _BLOCK)]
     columns += [store.blocks("label", _BLOCK)] if labelled else []
     for index, features, *label in zip(*columns, strict=True):
-        said: dict[str, list[Any]] = {"index": index.tolist()}
+        known: dict[str, Cells] = {"index": index.tolist()}
         if names.files is not None:
-            said["file"] = [clean(names.files[i]) for i in said["index"]]
+            known["file"] = [clean(names.files[i]) for i in index]
         if labelled:
-            said["label"] = label[0].tolist()
+            known["label"] = label[0].tolist()
             if names.classes is not None:
-                said["class"] = [clean(names.classes[i]) for i in said["label"]]
-        yield said, features
+                known["class"] = [clean(names.classes[i]) for i in label[0]]
+        yield known, features
 
 
 def _write_npz(store: FeatureStore, names: Names, path: str) -> None:
@@ -129,13 +132,13 @@ def _write_npz(store: FeatureStore, names: Names, path: str) -> None:
 def _write_array(
     archive: zipfile.ZipFile,
     name: str,
-    dtype: np.dtype[Any],
+    dtype: np.dtype,
     shape: tuple[int, ...],
     pieces: Iterator[np.ndarray],
     compression: int = zipfile.ZIP_STORED,
 ) -> None:
     """Writes one array of an npz file, as `np.savez` does, without having it in memory."""
-    entry = zipfile.ZipInfo(f"{name}.npy")  # no date: equal features give equal files
+    entry = zipfile.ZipInfo(f"{name}.npy")  # a fixed date: the same features, the same file
     entry.compress_type = compression
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with archive.open(entry, "w", force_zip64=True) as file:
@@ -160,13 +163,13 @@ def _write_parquet(store: FeatureStore, names: Names, path: str) -> None:
     vectors = pyarrow.list_(pyarrow.float32(), width)
     schema = pyarrow.schema([*fields, pyarrow.field("features", vectors)])
     with parquet.ParquetWriter(path, schema) as writer:
-        for said, features in rows_of(store, names):
+        for known, features in rows_of(store, names):
             columns = [
                 pyarrow.array(
                     [_valid(v) if isinstance(v, str) else v for v in values],
                     kinds.get(name, pyarrow.string()),
                 )
-                for name, values in said.items()
+                for name, values in known.items()
             ]
             flat = pyarrow.array(features.reshape(-1))
             columns.append(pyarrow.FixedSizeListArray.from_arrays(flat, width))
@@ -174,7 +177,7 @@ def _write_parquet(store: FeatureStore, names: Names, path: str) -> None:
 
 
 def _valid(text: str) -> str:
-    """Returns text that UTF-8 can hold: the other bytes of a file's name as `\\udcff`."""
+    """Returns text that UTF-8 can encode: other bytes of a file's name are escaped as `\\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -182,15 +185,15 @@ def _write_tsv(store: FeatureStore, names: Names, path: str) -> None:
     (width,) = store.columns["features"][1]
     first = True
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        for said, features in rows_of(store, names, escape=True):
+        for known, features in rows_of(store, names, escape=True):
             if first:
-                file.write("\t".join([*said, *(f"f{i}" for i in range(width))]) + "\n")
+                file.write("\t".join([*known, *(f"f{i}" for i in range(width))]) + "\n")
                 first = False
-            write_lines(file, [*said.values()], features)
+            write_lines(file, [*known.values()], features)
 
 
-def write_lines(file: Any, columns: list[list[Any]], features: np.ndarray | None = None) -> None:
-    """Writes rows as lines of tab-separated text; floats with nine digits, which is exact."""
+def write_lines(file: TextIO, columns: list[Cells], features: np.ndarray | None = None) -> None:
+    """Writes rows as tab-separated lines; floats with nine digits, enough to restore them."""
     for row in range(len(features) if features is not None else len(columns[0])):
         cells = [str(column[row]) for column in columns]
         if features is not None:

@@ -1,4 +1,4 @@
-"""Files for TensorBoard's projector: vectors, what is said of them, a sheet of thumbnails."""
+"""Files for TensorBoard's projector: vectors, their metadata, a sheet of thumbnails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def thumbnail_side(count: int, image_size: int) -> int:
 
     Args:
         count: Number of images.
-        image_size: Side that they are seen at.
+        image_size: Side at which the model sees them.
 
     Raises:
         UserError: There are too many (above a million).
@@ -56,8 +56,8 @@ def write_projector(store: FeatureStore, names: Names, folder: str, name: str) -
         store: Columns `index`, `features` (d,), `thumbnail` (side, side, 3) uint8 and, with
             labels, `label`.
         names: Files and classes.
-        folder: Existing folder to write into; it is what `tensorboard --logdir` gets.
-        name: What the projector calls the vectors.
+        folder: Existing folder to write into, for `tensorboard --logdir`.
+        name: The vectors' name in the projector.
 
     Example:
         >>> write_projector(store, Names(), '/tmp/projector', 'final_avg_pool')
@@ -66,15 +66,13 @@ def write_projector(store: FeatureStore, names: Names, folder: str, name: str) -
     metadata = os.path.join(folder, "metadata.tsv")
     with (
         open(tensors, "w", encoding="utf-8", newline="") as vectors,
-        open(
-            metadata, "w", encoding="utf-8", errors="backslashreplace", newline=""
-        ) as said_of_them,
+        open(metadata, "w", encoding="utf-8", errors="backslashreplace", newline="") as table,
     ):
-        for number, (said, features) in enumerate(rows_of(store, names, escape=True)):
+        for number, (known, features) in enumerate(rows_of(store, names, escape=True)):
             # With a single column the projector expects no header.
-            if number == 0 and len(said) > 1:
-                said_of_them.write("\t".join(said) + "\n")
-            write_lines(said_of_them, [*said.values()])
+            if number == 0 and len(known) > 1:
+                table.write("\t".join(known) + "\n")
+            write_lines(table, [*known.values()])
             write_lines(vectors, [], features)
     side = store.columns["thumbnail"][1][0]
     _write_sheet(store, side, os.path.join(folder, "sprite.png"))
@@ -85,7 +83,7 @@ def write_projector(store: FeatureStore, names: Names, folder: str, name: str) -
 def is_projector(folder: str) -> bool:
     """Returns whether a folder holds what `write_projector` writes, and nothing else.
 
-    A log folder of TensorBoard has such a configuration too, beside what a training run recorded.
+    A log folder of TensorBoard may have such a configuration too, beside a run's event files.
     """
     held = set(os.listdir(folder))
     return "projector_config.pbtxt" in held and held <= set(_FILES)

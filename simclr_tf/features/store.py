@@ -1,4 +1,4 @@
-"""Rows of features on disk, on their way to a file: what is there survives an interruption."""
+"""Rows of features on disk before they become a file: they survive an interruption."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _JOB, _STATE, _LOCK = "job.json", "state.json", "lock"
 class FeatureStore:
     """Columns of a growing table, each a raw binary file in one folder.
 
-    A batch is appended to every column before the count of rows is put in its place by a rename,
-    so that a process may end at any moment: what lies beyond the count is cut off when the folder
-    is opened again. Nothing but one batch is ever in memory.
+    A batch is appended to every column, then the row count is replaced by a rename. So a process
+    may die at any moment: rows beyond the count are cut off when the folder is opened again. At
+    most one batch is in memory.
 
     Args:
-        folder: Folder to make or to go on with.
-        job: What the rows are made of, as JSON can hold it. A folder of another job is not mixed.
+        folder: Folder to make or to continue.
+        job: What the rows are made of, as JSON can hold it; a folder of another job is refused.
         columns: Name -> (dtype, shape of one row). `index` is the position in the source.
         restart: Whether a folder of another job is emptied instead.
 
     Attributes:
         rows: Complete rows.
-        seen: Images of the source that are dealt with, unreadable ones too.
+        seen: Images of the source that have been processed, unreadable ones too.
 
     Raises:
         UserError: The folder belongs to another job, is in use or cannot be written.
@@ -47,7 +47,7 @@ class FeatureStore:
     def __init__(
         self,
         folder: str,
-        job: Mapping[str, Any],
+        job: Mapping[str, object],
         columns: Mapping[str, tuple[str, Sequence[int]]],
         restart: bool = False,
     ) -> None:
@@ -63,7 +63,7 @@ class FeatureStore:
             self._lock.close()
             raise
 
-    def _open(self, job: dict[str, Any], restart: bool) -> None:
+    def _open(self, job: Mapping[str, object], restart: bool) -> None:
         held = set(os.listdir(self.folder)) - {_LOCK}
         if held and _JOB not in held:
             os.remove(self._path(_LOCK))
@@ -107,10 +107,10 @@ class FeatureStore:
 
         Args:
             batch: Column -> (n, ...) values.
-            seen: Images of the source that are dealt with once these rows are there.
+            seen: Images of the source that have been processed, those of these rows included.
 
         Raises:
-            UserError: The disk is full, or such.
+            UserError: The rows can't be written; the disk may be full.
         """
         counts = {len(values) for values in batch.values()}
         assert set(batch) == set(self.columns) and len(counts) == 1, "whole rows"
@@ -127,7 +127,7 @@ class FeatureStore:
         self.rows, self.seen = rows, seen
 
     def blocks(self, name: str, size: int = 512) -> Iterator[np.ndarray]:
-        """Yields a column in pieces of at most `size` rows; each is read from the file anew."""
+        """Yields a column in pieces of at most `size` rows, each read from the file when needed."""
         dtype, shape = self.columns[name]
         with open(self._column(name), "rb") as file:
             for start in range(0, self.rows, size):
@@ -136,7 +136,7 @@ class FeatureStore:
                 yield np.frombuffer(piece, dtype).reshape(count, *shape)
 
     def close(self) -> None:
-        """Lets go of the folder and leaves it as it is."""
+        """Closes the files and unlocks the folder; it is left as it is."""
         for file in self._files.values():
             file.close()
         self._lock.close()
@@ -178,7 +178,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _locked(path: str, folder: str) -> BinaryIO:
-    """Returns a file that one process can hold; the lock goes with the process."""
+    """Returns a file locked by this process; the lock ends with the process."""
     file = open(path, "ab")  # noqa: SIM115
     with contextlib.suppress(ImportError):  # such locks exist on POSIX only
         import fcntl
@@ -195,7 +195,7 @@ def _locked(path: str, folder: str) -> BinaryIO:
 
 @contextlib.contextmanager
 def as_user_error(folder: str) -> Iterator[None]:
-    """Turns what the disk refuses into a `UserError`."""
+    """Turns an OSError of the disk into a `UserError`."""
     try:
         yield
     except OSError as error:

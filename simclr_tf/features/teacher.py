@@ -23,7 +23,7 @@ class Teacher:
         self.num_classes = num_classes
 
     def describe(self) -> str:
-        """Returns where it comes from and what it tells apart, in a few words."""
+        """Returns its path, number of classes and image size, in words."""
         size = self.exported.image_size
         resized = f", which sees the images at {size[0]} x {size[1]} pixels" if size else ""
         return f"{self.exported.path}, {self.num_classes} classes{resized}"
@@ -38,11 +38,11 @@ def load_teacher(path: str, image_size: int) -> Teacher:
 
     Args:
         path: The SavedModel's folder, or the `model_dir` of the run that wrote it.
-        image_size: Side in pixels of the images that it will be shown.
+        image_size: Side in pixels of the images that it will be given.
 
     Returns:
-        A function from images to logits, with `num_classes`. Images of another size than the
-        teacher was made for are resized for it.
+        A function from images to logits, with `num_classes`. It resizes images of another size
+        than it was made for.
 
     Raises:
         UserError: No SavedModel there, or one without `logits_sup`.

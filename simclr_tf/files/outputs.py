@@ -131,7 +131,7 @@ def replace_all(moves: Sequence[tuple[str, str]]) -> None:
             aside = tempfile.mkdtemp(prefix=f".{name}-"[:40], dir=parent)
             staged.append(aside)
             new, old = os.path.join(aside, "new"), os.path.join(aside, "old")
-            # It may lie on another disk: copied beside the target first, it appears complete.
+            # It may be on another disk: copy it beside the target first, so it appears complete.
             shutil.move(made, new)
             done.append((made, target, aside))
             if os.path.lexists(target):

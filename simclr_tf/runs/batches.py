@@ -1,21 +1,24 @@
-"""The batches that a run trains on, evaluates on, and pictures."""
+"""The batches on which a run trains and evaluates, and whose views it draws."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from simclr_tf.augment.layer import host_views
 from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource
-from simclr_tf.datasets.pipeline import evaluation_dataset, training_dataset
+from simclr_tf.datasets.pipeline import HostTransform, evaluation_dataset, training_dataset
 from simclr_tf.runs.building import view_options
 from simclr_tf.runs.data import count_of
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.fit_data import checked_dataset
 from simclr_tf.training.simclr import SimCLR
+
+TrainingBatches: TypeAlias = "tf.data.Dataset | tf.distribute.DistributedDataset"
+Inputs: TypeAlias = "tf.Tensor | dict[str, tf.Tensor] | tuple[tf.Tensor, ...]"
+"""What a model gets of a batch: images, images on a canvas with their sizes, or views."""
 
 
 def training_batches(
@@ -24,14 +27,14 @@ def training_batches(
     model: SimCLR | Classifier,
     strategy: tf.distribute.Strategy,
     first_step: int,
-) -> Any:
+) -> TrainingBatches:
     """Returns the batches from a step on, distributed where several replicas share them.
 
     Args:
         config: The settings.
         source: The images.
-        model: What is trained on them; distributed batches are checked by its rules.
-        strategy: Under which it is trained.
+        model: The model to train on them; distributed batches are checked by its rules.
+        strategy: The strategy that it is trained under.
         first_step: Steps that were taken before.
     """
 
@@ -57,8 +60,8 @@ def training_batches(
     return strategy.distribute_datasets_from_function(checked)
 
 
-def pictured_batch(config: Config, source: ImageSource, count: int) -> Any:
-    """Returns the first images of training, at most `count`, as the model is given them."""
+def pictured_batch(config: Config, source: ImageSource, count: int) -> Inputs:
+    """Returns the first images of training, at most `count`, as the model gets them."""
     dataset = training_dataset(
         source,
         batch_size=min(count, count_of(source)),
@@ -74,7 +77,7 @@ def pictured_batch(config: Config, source: ImageSource, count: int) -> Any:
 def evaluation_batches(
     config: Config, source: ImageSource, model: SimCLR | Classifier
 ) -> tf.data.Dataset:
-    """Returns the batches of an evaluation, without the labels that the model has no head for."""
+    """Returns the batches of an evaluation, without labels if the model has no head for them."""
     dataset = evaluation_dataset(
         source, batch_size=config.eval_batch_size, image_size=config.image_size
     )
@@ -83,8 +86,8 @@ def evaluation_batches(
     return dataset
 
 
-def _host_transform(config: Config) -> Callable[..., Any] | None:
-    """Returns what makes an image's views in the input pipeline; None: the model makes them."""
+def _host_transform(config: Config) -> HostTransform | None:
+    """Returns what makes an image's views in the input pipeline; None if the model makes them."""
     if config.augment_on == "device":
         return None
     options = view_options(config)

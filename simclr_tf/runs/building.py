@@ -21,7 +21,7 @@ from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.from_recipe import build_model
 from simclr_tf.training.simclr import SimCLR
 
-# Compiling the views takes seconds: from so many steps on it pays for small ones too.
+# Compiling the views takes seconds: from this many steps on it pays off for small views too.
 _LONG_RUN = 200
 
 
@@ -35,7 +35,7 @@ def recipe_of(config: Config, num_classes: int | None = None) -> Recipe:
     if config.train_mode == "pretrain" and (
         num_classes == 1 or not config.lineareval_while_pretraining
     ):
-        num_classes = None  # one class: there is nothing to tell apart
+        num_classes = None  # with one class there is nothing to classify
     return Recipe.from_settings(config.to_dict(), num_classes)
 
 
@@ -43,7 +43,7 @@ def view_options(config: Config) -> dict[str, Any]:
     """Returns the arguments of `SimCLRAugment` and `host_views`."""
     names = config.augmentations
     if config.train_mode != "pretrain":
-        # the release fine-tunes with crop and flip alone
+        # the release fine-tunes with only crop and flip
         names = ",".join(name for name in names.split(",") if name.strip() in ("crop", "flip"))
     return {
         "image_size": config.image_size,
@@ -81,7 +81,7 @@ def make_teacher(
 
 
 def build(config: Config, data: RunData, train_steps: int) -> tuple[SimCLR | Classifier, list[str]]:
-    """Returns the compiled model of a run, to be called in its strategy's scope.
+    """Returns the compiled model of a run; call it in the strategy's scope.
 
     Args:
         config: The settings.
@@ -98,7 +98,7 @@ def build(config: Config, data: RunData, train_steps: int) -> tuple[SimCLR | Cla
     classes = data.train.num_classes
     if config.train_mode == "distill":
         classes = None if data.test is None else data.test.num_classes
-        # An evaluation with labels does not ask the teacher.
+        # An evaluation with labels does not need the teacher.
         if config.mode != "eval" or classes is None:
             teacher = make_teacher(config, data.train, data.test)
             classes = teacher.num_classes
@@ -120,14 +120,14 @@ def make_model(
     train_steps: int,
     teacher: Teacher | None = None,
 ) -> SimCLR | Classifier:
-    """Returns the compiled model of a run, to be called in its strategy's scope.
+    """Returns the compiled model of a run; call it in the strategy's scope.
 
     Args:
         config: The settings.
         num_classes: Classes of the linear head; None: none is trained.
         num_examples: Images in an epoch.
         train_steps: Steps of the schedule.
-        teacher: Of a distillation.
+        teacher: The teacher of a distillation.
     """
     training: dict[str, Any] = {"augment": _make_augment(config, train_steps)}
     if config.train_mode == "pretrain":
@@ -140,23 +140,25 @@ def make_model(
     model.compile(
         optimizer=_make_optimizer(config, num_examples, train_steps), jit_compile=config.jit_compile
     )
-    # Slots exist before a checkpoint is restored into them.
+    # Slots must exist before a checkpoint is restored into them.
     build_optimizer(model.optimizer, model.trainable_variables)
     return model
 
 
 def _make_augment(config: Config, train_steps: int) -> SimCLRAugment | None:
-    # Views that the host made pass a SimCLR by; its evaluation without labels draws its own.
+    # SimCLR does not augment views that the host made, but draws views in an unlabelled evaluation.
     if config.augment_on != "device" and config.train_mode != "pretrain":
         return None
     compiles: bool | None = config.augment_jit_compile == "on"
     if config.augment_jit_compile == "auto":
-        # A GPU is better served by one graph for the whole batch.
+        # On a GPU one graph for the whole batch is faster.
         compiles = True if train_steps >= _LONG_RUN and not accelerated() else None
     return SimCLRAugment(seed=config.seed, jit_compile=compiles, **view_options(config))
 
 
-def _make_optimizer(config: Config, num_examples: int, train_steps: int) -> Any:
+def _make_optimizer(
+    config: Config, num_examples: int, train_steps: int
+) -> keras.optimizers.Optimizer:
     schedule = WarmUpCosine(
         config.learning_rate,
         batch_size=config.train_batch_size,

@@ -1,4 +1,4 @@
-"""What happens beside the steps of a run: progress, summaries, checkpoints."""
+"""What happens between the steps of a run: progress, summaries, checkpoints."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import csv
 import math
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -19,10 +19,14 @@ from simclr_tf.files.atomic_file import new_file
 from simclr_tf.files.writers import Writer
 from simclr_tf.training.finite import failure
 from simclr_tf.training.simclr import SimCLR
+from simclr_tf.typing import Logs
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _ALONE = Writer()
-# float16: an update that overflows is skipped, and the weights stay as they were; a loss that has
-# not recovered after so many steps will not.
+# float16: an update that overflows is skipped and changes no weight; a loss that has not recovered
+# after this many steps will not.
 _SKIPPED_STEPS = 10
 
 
@@ -37,15 +41,15 @@ class StepCallback(keras.callbacks.Callback):
         super().__init__()
         self.step = first_step
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self.step += 1
         self.on_step(self.step, logs or {})
 
-    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+    def on_step(self, step: int, logs: Logs) -> None:
         """Called after each step with its number and the metrics since the last summary."""
 
 
-def _scalar(value: Any) -> float:
+def _scalar(value: tf.Tensor) -> float:
     return float(np.mean(np.asarray(value)))
 
 
@@ -56,7 +60,7 @@ class Progress(StepCallback):
         first_step: Steps that were taken before.
         train_steps: Steps of the whole run.
         batch_size: Images per step.
-        writer: Who shows it; several workers show one bar.
+        writer: Who shows it: one of several workers.
     """
 
     def __init__(
@@ -64,9 +68,9 @@ class Progress(StepCallback):
     ) -> None:
         super().__init__(first_step)
         self._train_steps, self._batch_size, self._writer = train_steps, batch_size, writer
-        self._bar: Any = None
+        self._bar: tqdm | None = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         from tqdm import tqdm
 
         interactive = sys.stderr.isatty()
@@ -76,12 +80,13 @@ class Progress(StepCallback):
             unit=" images",
             unit_scale=True,
             dynamic_ncols=interactive,
-            mininterval=0.5 if interactive else 15,  # a log file gets a line now and then
+            mininterval=0.5 if interactive else 15,  # seconds; few lines in a log file
             desc="Training",
             disable=not self._writer.is_chief,
         )
 
-    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+    def on_step(self, step: int, logs: Logs) -> None:
+        assert self._bar is not None
         shown = {
             short: f"{_scalar(logs[name]):.3f}"
             for name, short in (
@@ -96,11 +101,11 @@ class Progress(StepCallback):
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(self._batch_size)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Leaves the bar as it is, on a line of its own: also after an error or interruption."""
+        """Ends the bar's line, so that nothing is printed into it: after an error too."""
         if self._bar is not None:
             self._bar.close()
 
@@ -108,9 +113,9 @@ class Progress(StepCallback):
 class StopOnNotFinite(StepCallback):
     """Ends `fit` at the first step whose loss is NaN or infinite.
 
-    The progress bar reads the losses of every step anyway: this waits for nothing more. A model
-    with a loss scale (float16) leaves out the updates that overflow, so that there a loss must stay
-    non-finite over 10 steps, or up to the end; gradients that overflow beside a finite loss are no
+    The progress bar reads the losses of every step anyway, so this costs no further waiting. A
+    model with a loss scale (float16) skips updates that overflow: there a loss must stay
+    non-finite for 10 steps, or up to the end. Gradients that overflow with a finite loss are no
     failure.
 
     Args:
@@ -129,7 +134,7 @@ class StopOnNotFinite(StepCallback):
         self._train_steps, self._last_checkpoint = train_steps, last_checkpoint
         self._in_a_row = 0
 
-    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+    def on_step(self, step: int, logs: Logs) -> None:
         if "loss" not in logs:
             return
         loss = float(np.mean(np.asarray(logs["loss"])))
@@ -139,7 +144,7 @@ class StopOnNotFinite(StepCallback):
         self._in_a_row += 1
         may_recover = self._in_a_row < _SKIPPED_STEPS and step < self._train_steps
         if may_recover and loss_scale(self.model.optimizer) is not None:
-            # Else the mean since the last summary would hide that the next step is well.
+            # Otherwise the mean since the last summary would stay non-finite.
             for metric in self.model.metrics:
                 metric.reset_state()
             return
@@ -148,9 +153,9 @@ class StopOnNotFinite(StepCallback):
 
 
 class SkippedSteps(StepCallback):
-    """Counts the updates that a loss scale (float16) left out since their gradients overflowed.
+    """Counts the updates that a loss scale (float16) skipped because gradients overflowed.
 
-    The scale falls at each of them. A few at the start find the right scale and are no fault.
+    The scale falls at each of them. A few at the start are normal: they find the right scale.
 
     Args:
         first_step: Steps that were taken before.
@@ -161,21 +166,21 @@ class SkippedSteps(StepCallback):
         self._scale: float | None = None
         self._taken = self._skipped = 0
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         self._scale = loss_scale(self.model.optimizer)
 
-    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+    def on_step(self, step: int, logs: Logs) -> None:
         if self._scale is None:
             return
         scale = loss_scale(self.model.optimizer)
         assert scale is not None
         self._taken += 1
-        # 1 is the lowest: there it stands still.
+        # 1 is the lowest scale, where it no longer falls.
         self._skipped += scale < self._scale or scale < 1.5
         self._scale = scale
 
     def line(self) -> str | None:
-        """Returns what a user should know; None where at least half of the updates were applied."""
+        """Returns a warning; None where at least half of the updates were applied."""
         if 2 * self._skipped <= self._taken:
             return None
         hotter = ", or a higher --temperature" if isinstance(self.model, SimCLR) else ""
@@ -186,10 +191,11 @@ class SkippedSteps(StepCallback):
 
 
 class Summaries(StepCallback):
-    """TensorBoard scalars, a picture of the views, and `metrics.csv`, every so many steps.
+    """TensorBoard scalars, a picture of the views, and `metrics.csv`, at chosen steps.
 
     Each value is the mean over the steps since the last summary; tags are the release's
-    (`train/contrast_loss`, ..., `learning_rate`). What is not finite stays out (a cell is empty).
+    (`train/contrast_loss`, ..., `learning_rate`). Values that are not finite are left out (an
+    empty cell).
 
     Args:
         first_step: Steps that were taken before.
@@ -214,18 +220,18 @@ class Summaries(StepCallback):
             self._writer = tf.summary.create_noop_writer()
             return
         self._writer = tf.summary.create_file_writer(folder)
-        # What an interrupted run wrote after its last checkpoint comes again.
+        # An interrupted run repeats the steps after its last checkpoint.
         trim_csv(os.path.join(folder, "metrics.csv"), first_step)
 
-    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+    def on_step(self, step: int, logs: Logs) -> None:
         if not self._is_due(step):
             return
         if self._is_chief:
             self._write(step, logs)
-        for metric in self.model.metrics:  # on every worker: its means are those of all
+        for metric in self.model.metrics:  # on every worker: the metrics are shared
             metric.reset_state()
 
-    def _write(self, step: int, logs: dict[str, Any]) -> None:
+    def _write(self, step: int, logs: Logs) -> None:
         values = {name: _scalar(value) for name, value in logs.items() if name != "loss"}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         cells = {**dict.fromkeys(values, ""), **finite}
@@ -239,7 +245,7 @@ class Summaries(StepCallback):
                 tf.summary.image("views", picture[np.newaxis], step)
         self._writer.flush()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs | None = None) -> None:
         self._writer.close()
 
 
@@ -258,7 +264,7 @@ class Checkpoints(StepCallback):
         super().__init__(first_step)
         self._store, self._is_due = store, is_due
 
-    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+    def on_step(self, step: int, logs: Logs) -> None:
         if self._is_due(step):
             self._store.save(step)
 
@@ -279,8 +285,8 @@ def trim_csv(path: str, last_step: int) -> None:
         csv.writer(file).writerows([header, *kept])
 
 
-def append_csv(path: str, row: dict[str, Any]) -> None:
-    """Adds a row to a CSV file, under the columns that its first row set."""
+def append_csv(path: str, row: Mapping[str, object]) -> None:
+    """Appends a row to a CSV file, with the columns of its header; the first row makes it."""
     exists = os.path.exists(path)
     columns = list(row)
     if exists:

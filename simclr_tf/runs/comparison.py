@@ -1,4 +1,4 @@
-"""The last lines of a pretraining run: its features beside untrained ones and raw pixels."""
+"""The end of a pretraining run: its features compared with untrained ones and raw pixels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from simclr_tf.runs.data import RunData
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.simclr import SimCLR
 
-# Time: the comparison is quick up to about this many images. --eval_baselines=always goes on.
+# Time: the comparison is quick up to about this many images; --eval_baselines=always ignores this.
 QUICK_IMAGES = 10_000
-# Memory: what features, pixels and scikit-learn's copies of them may take.
+# Memory for features, pixels and scikit-learn's copies of them.
 MOST_BYTES = 2 * 2**30
 _SHARE_OF_MEMORY = 0.25
 
@@ -33,14 +33,14 @@ def compare_with_baselines(
     results: Mapping[str, float],
     writer: Writer,
 ) -> None:
-    """Says and writes how the trained features stand beside untrained ones and raw pixels.
+    """Prints and writes the comparison of trained features, untrained ones and raw pixels.
 
     Args:
-        config: The run's settings, which say whether it is wanted.
+        config: The run's settings, which decide whether it is wanted.
         model: The trained model.
         data: The run's images.
-        results: Of the evaluation, by the release's names.
-        writer: The process that does all of it: the chief.
+        results: The evaluation's, by the release's names.
+        writer: Only the chief does anything here.
     """
     if not writer.is_chief or model.supervised_head is None or not is_wanted(config, data.train):
         return
@@ -73,8 +73,8 @@ def compare(
     Args:
         config: The run's settings.
         encoder: The trained encoder.
-        sources: Of training and of evaluation.
-        accuracy: The online linear head's.
+        sources: The images of training and of evaluation.
+        accuracy: That of the online linear head.
 
     Returns:
         Lines to print, and what `probes.compare_encoders` returns (empty where the comparison is
@@ -92,12 +92,12 @@ def compare(
         compared = probes.compare_encoders(
             encoders, train, test, seed=config.seed, max_bytes=byte_limit(), notes=lines
         )
-    except ValueError as error:  # one class only, or not a number among the features
+    except ValueError as error:  # only one class, or NaN among the features
         return [*lines, f"No comparison with raw pixels: {' '.join(str(error).split())}"], {}
     return [*lines, probes.comparison_table(compared, "this run", accuracy)], compared
 
 
 def byte_limit() -> int:
-    """Returns how many bytes the comparison may hold on this machine."""
+    """Returns how many bytes the comparison may use on this machine."""
     have = machine_memory()
     return MOST_BYTES if have is None else min(MOST_BYTES, int(_SHARE_OF_MEMORY * have))

@@ -17,8 +17,8 @@ from simclr_tf.errors import UserError
 from simclr_tf.images.batch_errors import in_one_line
 from simclr_tf.training.gradient_cache import check_micro_batch_size
 
-# Which images of a folder are held out does not follow --seed: fine-tuning with another seed than
-# pretraining must not be evaluated on images that were trained on.
+# Which images of a folder are held out does not depend on --seed: fine-tuning with another seed
+# than pretraining must not be evaluated on images that were trained on.
 HELD_OUT_SEED = 0
 
 
@@ -27,7 +27,7 @@ class RunData:
     """The images of a run.
 
     Attributes:
-        train: What is trained on: all of `train_split`, or what `label_fraction` leaves of it.
+        train: The images to train on: all of `train_split`, or what `label_fraction` leaves of it.
         test: `eval_split`; None where nothing is evaluated.
         whole: All of `train_split` with all its labels.
         labelled: Positions in `whole` of the images whose labels are used; None: all of them.
@@ -56,7 +56,7 @@ def open_data(config: Config, replicas: int) -> tuple[RunData, list[str]]:
     test = None if config.mode == "train" else _open(config, config.eval_split)
     lines = [left_out_line(whole.name, whole.left_out)] if whole.left_out else []
     _check_labels(config, whole)
-    if config.mode != "eval":  # it may run on other devices
+    if config.mode != "eval":  # which may run on other devices than training
         _check_batch_size(config, replicas)
     _check_classes(config, whole, test)
     if config.label_fraction >= 1:
@@ -69,7 +69,7 @@ def open_data(config: Config, replicas: int) -> tuple[RunData, list[str]]:
 
 
 def count_of(source: ImageSource) -> int:
-    """Returns the number of images of an opened split: all but a user's own data know it."""
+    """Returns the number of images of an opened split; only a user's tf.data may not know it."""
     assert source.num_examples is not None
     return source.num_examples
 
@@ -130,7 +130,7 @@ def _check_batch_size(config: Config, replicas: int) -> None:
 
 
 def _find_labelled(config: Config, whole: ImageSource) -> np.ndarray:
-    """Returns the positions of the labelled images: those the folder lists, else drawn ones."""
+    """Returns the positions of the labelled images: those listed in the folder, else drawn ones."""
     with data_errors(whole):
         return find_labelled(
             whole,

@@ -23,14 +23,14 @@ from simclr_tf.training.simclr import SimCLR
 
 
 class Evaluator:
-    """Evaluates a model as it is, at whichever step.
+    """Evaluates a model in its present state, at any step.
 
     Args:
         config: The run's settings.
         model: The run's model.
-        data: The run's images; `test` is there.
-        export_fn: What exports, see `exporting`.
-        writer: Who writes and says what is done.
+        data: The run's images; `test` is not None.
+        export_fn: The function that exports, see `exporting`.
+        writer: Who writes and prints.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Evaluator:
                 "(lineareval_while_pretraining); reporting the contrastive task instead."
             )
         with data_errors(source), warnings.catch_warnings():
-            # How many images can be read is only known at the end: no reason to warn.
+            # How many images can be read is only known at the end: Keras would warn.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             return probes.evaluate_model(model, evaluation_batches(config, source, model), limit)
 

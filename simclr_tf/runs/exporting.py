@@ -1,10 +1,9 @@
-"""The export that follows an evaluation: what it says of the run, and how many are kept."""
+"""The export after an evaluation: what its card says of the run, and how many exports are kept."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource
@@ -14,13 +13,13 @@ from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.simclr import SimCLR
 
 # `export_fn(model, path, overwrite=True, details=...)`, as `tf_hub_export.export_saved_model`.
-ExportFunction = Callable[..., Any]
+ExportFunction = Callable[..., object]
 
 
 def export(
     config: Config,
     model: SimCLR | Classifier,
-    details: Mapping[str, Any],
+    details: Mapping[str, object],
     export_fn: ExportFunction,
     writer: Writer,
 ) -> str:
@@ -30,10 +29,10 @@ def export(
 
     Args:
         config: The settings.
-        model: What is exported.
+        model: The model to export.
         details: As `details_of` returns them.
-        export_fn: What exports.
-        writer: Who deletes.
+        export_fn: The function that exports.
+        writer: Who deletes old exports.
 
     Returns:
         The folder of the export.
@@ -48,13 +47,13 @@ def export(
 
 def details_of(
     config: Config, source: ImageSource, results: Mapping[str, float], step: int
-) -> dict[str, Any]:
-    """Returns what an export says of the run.
+) -> dict[str, object]:
+    """Returns what an export's card says of the run.
 
     Args:
         config: The settings.
         source: The images trained on.
-        results: Of the evaluation at this step.
+        results: The evaluation's at this step.
         step: Steps taken.
     """
     name = os.path.basename(os.path.normpath(source.name))

@@ -1,4 +1,4 @@
-"""A run's folder: which settings it belongs to, and the results that it holds."""
+"""A run's folder: the settings of its run, its results and exports."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def open_folder(config: Config) -> list[str]:
         config: The settings of the run that is about to start.
 
     Returns:
-        Lines that announce settings which have changed and may.
+        Lines that announce changed settings, those that may change.
 
     Raises:
-        UserError: The folder can't be written, or holds a run of other settings.
+        UserError: The folder can't be written, or holds a run with other settings.
     """
     folder = config.model_dir
     assert folder is not None
@@ -75,7 +75,7 @@ def open_folder(config: Config) -> list[str]:
 
 
 def _check_writable(folder: str) -> None:
-    """Makes the folder, and a file in it that goes away again."""
+    """Makes the folder, and a file in it that is deleted again."""
     try:
         os.makedirs(folder, exist_ok=True)
         probe = os.path.join(folder, f".writable-{os.getpid()}")
@@ -89,22 +89,22 @@ def _check_writable(folder: str) -> None:
         ) from error
 
 
-def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a run's settings with what an earlier version did without saying it."""
+def complete(settings: Mapping[str, object]) -> dict[str, Any]:
+    """Returns a run's settings with those that an earlier version used without recording them."""
     return {**unsaid(settings), **settings}
 
 
 def as_begun(config: Config) -> tuple[Config, list[str]]:
-    """Returns the settings with which the run in `model_dir` goes on as it began.
+    """Returns the settings with which the run in `model_dir` continues as it began.
 
-    A run from before a setting existed did something that may not be the default of today. It
-    keeps to that, unless another value is asked for, which `open_folder` then refuses.
+    What a run did before a setting existed may not be today's default. The run keeps doing it,
+    unless another value is asked for, which `open_folder` then refuses.
 
     Args:
         config: The settings of the run that is about to start.
 
     Returns:
-        The settings, and lines that say what was taken from the run's beginning.
+        The settings, and lines that say which were taken from the earlier part of the run.
     """
     earlier = read_settings(str(config.model_dir))
     if earlier is None:
@@ -123,7 +123,7 @@ def as_begun(config: Config) -> tuple[Config, list[str]]:
 
 
 def write_settings(config: Config) -> None:
-    """Writes `flags.json`. What an earlier version's run never said stays unsaid there."""
+    """Writes `flags.json`; settings that an earlier version did not record stay out of it."""
     path = os.path.join(str(config.model_dir), FLAGS_FILE)
     earlier = read_settings(str(config.model_dir))
     hidden = {} if earlier is None else unsaid(earlier)

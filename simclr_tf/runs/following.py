@@ -1,4 +1,4 @@
-"""Following a run from another process: each new checkpoint is evaluated."""
+"""Following a run that trains in another process: each new checkpoint is evaluated."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from simclr_tf.checkpoints.loading import load_weights
 from simclr_tf.checkpoints.reader import read_step
-from simclr_tf.checkpoints.store import load_weights
 from simclr_tf.errors import UserError
 from simclr_tf.files.writers import Writer
 from simclr_tf.training.classifier import Classifier
@@ -27,10 +27,10 @@ def follow(
 
     Args:
         model_dir: The run's folder.
-        model: The run's model; it takes the weights of each checkpoint.
+        model: The run's model; the weights of each checkpoint are loaded into it.
         evaluate: Called with a checkpoint's step; returns the results.
         train_steps: The last step of the run.
-        writer: Who says what is done.
+        writer: Who prints.
 
     Returns:
         The last evaluation's results.

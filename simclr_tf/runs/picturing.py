@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +12,7 @@ from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource
 from simclr_tf.evaluation import pictures
 from simclr_tf.files.writers import Writer
-from simclr_tf.runs.batches import pictured_batch
+from simclr_tf.runs.batches import Inputs, pictured_batch
 from simclr_tf.runs.data import data_errors
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.simclr import SimCLR
@@ -28,17 +27,17 @@ def save_views(
     first_step: int,
     writer: Writer,
 ) -> Callable[[int], np.ndarray] | None:
-    """Writes `views.png`; returns the function that pictures the views of later steps.
+    """Writes `views.png`; returns the function that draws the views of later steps.
 
     Args:
         config: The settings.
-        model: What draws the views.
+        model: The model that makes the views.
         source: The images.
         first_step: Steps that were taken before.
         writer: Who writes.
 
     Returns:
-        Step -> uint8 picture (h, w, 3); None where this process pictures nothing.
+        Step -> uint8 picture (h, w, 3); None where this process draws none.
     """
     if config.train_mode != "pretrain" or not writer.is_chief:
         return None
@@ -60,8 +59,8 @@ def save_views(
     return picture
 
 
-def _originals(inputs: Any) -> np.ndarray:
-    """Returns the images behind the views: the first views where the host has made them."""
+def _originals(inputs: Inputs) -> np.ndarray:
+    """Returns the images before augmentation; the first views where the host makes the views."""
     if isinstance(inputs, tuple):
         return inputs[0].numpy()
     return (inputs["image"] if isinstance(inputs, dict) else inputs).numpy()

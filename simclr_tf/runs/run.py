@@ -1,4 +1,4 @@
-"""The story of one run, from settings to results. Each sentence of it is a file beside this one."""
+"""One run, from settings to results. Each of its steps is a file beside this one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from simclr_tf.runs.training import train
 
 
 def train_and_evaluate(config: Config, export_fn: ExportFunction) -> dict[str, float]:
-    """Does what `config.mode` says: train, evaluate new checkpoints, or train and then evaluate.
+    """Trains, evaluates new checkpoints, or trains and then evaluates, by `config.mode`.
 
     Args:
         config: The settings; `model_dir` and `dataset` must be set.
         export_fn: Called as `export_fn(model, path, overwrite=True, details=...)` after an
-            evaluation; `details` is what the run knows of itself, for the model card.
+            evaluation; `details` describes the run, for the model card.
 
     Returns:
         The last evaluation's results, by the release's names; empty for `mode=train`.
@@ -43,7 +43,7 @@ def train_and_evaluate(config: Config, export_fn: ExportFunction) -> dict[str, f
     config.validate()
     if config.model_dir is None or config.dataset is None:
         raise UserError("Expected model_dir and dataset; received: None. Name both.")
-    with isolated():  # seed and policy are the run's alone
+    with isolated():  # seed and policy of the process are restored afterwards
         return _run(config, export_fn)
 
 

@@ -1,4 +1,4 @@
-"""What is settled before anything is built: precision, the run's folder, what to say of both."""
+"""What is settled before anything is built: the compute type and the run's folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from simclr_tf.runs import folder as run_folder
 
 
 def settle(config: Config) -> tuple[Config, list[str]]:
-    """Returns the settings as this run takes them, and opens its folder.
+    """Returns the settings that this run uses, and opens its folder.
 
     Args:
         config: The settings asked for; `model_dir` and `dataset` are set.
 
     Returns:
-        The settings with `auto` resolved and as an earlier part of the run began them, and the
-        lines that say so.
+        The settings, with `auto` resolved and with what an earlier part of the run settled; and
+        the lines that say so.
 
     Raises:
         UserError: The folder lies among the images, can't be written, holds another run, or holds
@@ -45,9 +45,9 @@ def settle(config: Config) -> tuple[Config, list[str]]:
 
 
 def slow_precision(config: Config) -> list[str]:
-    """Returns a line where mixed precision makes training slower on this machine: it is measured.
+    """Returns a line where mixed precision is measured to slow down training on this machine.
 
-    Networks are built for it, which draw weights: call it before the run's seed is set.
+    It builds networks, which draw random weights: call it before the run's seed is set.
     """
     on_tpu = config.use_tpu or config.strategy == "tpu"
     if config.mode == "eval" or not precision.may_be_slow(config.mixed_precision, on_tpu):
@@ -63,7 +63,7 @@ def slow_precision(config: Config) -> list[str]:
 
 
 def _settle_precision(config: Config) -> tuple[Config, list[str]]:
-    """Returns the settings with `auto` resolved, which the folder keeps, and what to say."""
+    """Returns the settings with `auto` resolved, as in the run's folder, and lines to print."""
     earlier = run_folder.read_settings(str(config.model_dir))
     settled, line = precision.resolve(
         config.mixed_precision,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from simclr_tf.checkpoints.store import CheckpointStore, LoadReport, load_weights
+from simclr_tf.checkpoints.loading import LoadReport, load_weights
+from simclr_tf.checkpoints.store import CheckpointStore
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.files.writers import Writer
@@ -17,9 +18,9 @@ def start(
 
     Args:
         config: The settings.
-        model: The run's model; its weights are set.
+        model: The run's model, whose weights are set.
         store: The run's checkpoints.
-        writer: Who says where it starts.
+        writer: Who prints where it starts.
 
     Returns:
         The steps that were taken before.
@@ -62,7 +63,7 @@ def _start_from(
 
 
 def _check_report(report: LoadReport, config: Config) -> None:
-    """Refuses a checkpoint that leaves part of what matters at its random start."""
+    """Refuses a checkpoint that leaves part of the encoder, or a needed layer, at random."""
     partial = not report.encoder_fits()
     if config.train_mode != "pretrain" and config.ft_proj_selector > 0:
         needed = [f"_projection_head/linear_layers/{i}/" for i in range(config.ft_proj_selector)]

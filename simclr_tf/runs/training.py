@@ -1,11 +1,10 @@
-"""The training of a run: from its start to its last step, with what is written on the way."""
+"""The training of a run, from its start to its last step, with all that is written meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -16,7 +15,7 @@ from simclr_tf.datasets.labelled import LIST_FILE, write_labelled
 from simclr_tf.devices.quiet import start_xla
 from simclr_tf.files.writers import Writer
 from simclr_tf.runs import folder as run_folder
-from simclr_tf.runs.batches import training_batches
+from simclr_tf.runs.batches import TrainingBatches, training_batches
 from simclr_tf.runs.callbacks import Checkpoints, Progress, SkippedSteps, StopOnNotFinite, Summaries
 from simclr_tf.runs.data import RunData, count_of, data_errors
 from simclr_tf.runs.picturing import save_views
@@ -33,15 +32,15 @@ def train(
     strategy: tf.distribute.Strategy,
     writer: Writer,
 ) -> int:
-    """Trains what is left to train.
+    """Trains the steps that are left.
 
     Args:
         config: The settings.
         model: The compiled model.
         data: The images.
         train_steps: Steps of the whole run.
-        strategy: Under which the model was made.
-        writer: Who writes and says what is done.
+        strategy: The strategy that the model was made under.
+        writer: Who writes and prints.
 
     Returns:
         The step that the model is at.
@@ -68,7 +67,7 @@ def train(
 
 
 def _claim_folder(config: Config, data: RunData, writer: Writer) -> None:
-    """Writes settings and labelled images: settings that cannot work must not get as far."""
+    """Writes settings and labelled images, once the settings are known to work."""
     if data.labelled is not None:
         path = os.path.join(str(config.model_dir), LIST_FILE)
         if writer.is_chief:
@@ -98,12 +97,12 @@ def _fit(
     config: Config,
     model: SimCLR | Classifier,
     source: ImageSource,
-    batches: Any,
+    batches: TrainingBatches,
     steps: tuple[int, int],
     store: CheckpointStore,
     writer: Writer,
 ) -> None:
-    """Takes the steps from the first to the last, with all that happens beside them."""
+    """Takes the steps from the first to the last, with their callbacks."""
     first_step, train_steps = steps
     epoch_steps = max(1, round(count_of(source) / config.train_batch_size))
     checkpoint_steps = config.checkpoint_steps or config.checkpoint_epochs * epoch_steps
@@ -113,7 +112,7 @@ def _fit(
     skipped = SkippedSteps(first_step)
     callbacks = [
         progress,
-        # Before the others: neither a row nor a checkpoint of numbers that are none.
+        # Before the others: no summary and no checkpoint of a step that is not finite.
         StopOnNotFinite(first_step, train_steps, lambda: store.latest),
         skipped,
         Summaries(first_step, str(config.model_dir), summary_due, pictured, writer),
@@ -127,7 +126,7 @@ def _fit(
             epochs=1,
             steps_per_epoch=train_steps - first_step,
             callbacks=callbacks,
-            shuffle=False,  # the data set is shuffled already; Keras 3 would warn
+            shuffle=False,  # the data set is already shuffled; Keras 3 would warn otherwise
             verbose=0,
         )
     for line in filter(None, [*source.notices(), skipped.line()]):
@@ -135,5 +134,5 @@ def _fit(
 
 
 def _due(every: int, last: int) -> Callable[[int], bool]:
-    """Returns whether a step is one of every so many (0: none), or the last."""
+    """Returns a test of whether a step is a multiple of `every` (0: never) or the last."""
     return lambda step: step == last or (every > 0 and step % every == 0)

@@ -1,4 +1,4 @@
-"""The contrastive step that SimCLR's is timed against: the same network, of Keras layers alone."""
+"""The contrastive step that SimCLR's is timed against: the same network, of only Keras layers."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class BaselineStep(NamedTuple):
 def make_baseline_step(
     width_multiplier: float, image_size: int, num_classes: int = 10, fused: bool = False
 ) -> BaselineStep:
-    """Returns the step as one writes it with Keras layers, in float32 whatever the global policy.
+    """Returns the step as usually written with Keras, in float32 whatever the global policy.
 
     Layer for layer the network of `SimCLR(ResNet(18), ProjectionHead(), num_classes=...)`: stem,
     blocks, three-layer projection head and linear head behind a stop-gradient. The optimizer is
-    SGD with momentum, Keras's nearest to LARS: the norms that LARS takes are a cost of ours.
+    SGD with momentum, the nearest to LARS in Keras: the norms of LARS count as a cost of ours.
 
     Args:
-        width_multiplier: Of the ResNet-18.
+        width_multiplier: Width of the ResNet-18.
         image_size: Side of the images in pixels; up to 32 with the stem for small images.
-        num_classes: Of the linear head.
-        fused: Whether batch norm takes TensorFlow's fused kernel, which Keras 3's own layer
-            does not (Keras 2's does).
+        num_classes: Classes of the linear head.
+        fused: Whether batch norm uses TensorFlow's fused kernel, which the layer of Keras 3 does
+            not (that of Keras 2 does).
 
     Example:
         >>> make_baseline_step(0.25, 32).network.count_params() > 700_000
@@ -76,11 +76,11 @@ def _network(
 ) -> keras.Model:
     layers = keras.layers
 
-    def batch_norm(x: Any, **options: Any) -> Any:
+    def batch_norm(x: tf.Tensor, **options: Any) -> tf.Tensor:
         make = BatchNorm if fused else layers.BatchNormalization
         return make(momentum=0.9, epsilon=BATCH_NORM_EPSILON, **options)(x)
 
-    def convolution(x: Any, filters: int, size: int, strides: int = 1) -> Any:
+    def convolution(x: tf.Tensor, filters: int, size: int, strides: int = 1) -> tf.Tensor:
         x = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
         return batch_norm(x)
 
@@ -101,7 +101,7 @@ def _network(
             x = layers.ReLU()(convolution(x, filters, 3, strides))
             x = layers.ReLU()(layers.Add()([convolution(x, filters, 3), shortcut]))
     features = layers.GlobalAveragePooling2D()(x)
-    # The last layer's place tells it apart: narrow features may have as many dimensions as z.
+    # The last layer is not in the loop: its width may be that of the others.
     x = features
     for _ in range(2):
         x = layers.Dense(features.shape[-1], use_bias=False)(x)

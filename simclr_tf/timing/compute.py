@@ -1,11 +1,10 @@
-"""What `python -m simclr_tf.benchmark` measures. Two sides are timed in turn, in one process."""
+"""What `python -m simclr_tf.benchmark` measures: sides that alternate in one process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,17 +23,17 @@ from simclr_tf.timing.baseline_step import DIMENSIONS, make_baseline_step
 from simclr_tf.training.simclr import SimCLR
 
 NUM_CLASSES = 10
-BATCHES = 8  # enough that starting a pipeline does not count
-# As the release's users prepare ImageNet: sources larger than the views by 10/7.
+BATCHES = 8  # enough to make a pipeline's start negligible
+# As the release prepares ImageNet: sources are larger than the views by 10/7.
 _SOURCE = 10 / 7
 
 
-def in_turn(sides: dict[str, Callable[[], Any]], seconds: float) -> dict[str, np.ndarray]:
-    """Times several functions A B C A B C ..., so that a machine's changes of speed meet all.
+def in_turn(sides: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, np.ndarray]:
+    """Times several functions A B C A B C ..., so that changes of the machine's speed affect all.
 
     Args:
-        sides: Name -> function; what it returns is waited for.
-        seconds: About how long each function is timed in all; at least three rounds are.
+        sides: Name -> function; its result is waited for.
+        seconds: About how long each function is timed in all, for at least three rounds.
 
     Returns:
         Name -> quartiles of the seconds of one call, after one call that is not counted.
@@ -52,11 +51,11 @@ def in_turn(sides: dict[str, Callable[[], Any]], seconds: float) -> dict[str, np
     return {name: np.quantile(t, [0.25, 0.5, 0.75]) for name, t in times.items()}
 
 
-def wait_for(result: Any) -> None:
-    """Returns once all tensors of a structure are there."""
+def wait_for(result: object) -> None:
+    """Returns once all tensors of a structure are computed."""
     for tensor in tf.nest.flatten(result):
         if tf.is_tensor(tensor):
-            # One number: copying a batch of views off the device is not what is timed.
+            # One number: copying a whole batch off the device must not be timed.
             np.asarray(tf.reshape(tensor, [-1])[:1])
 
 
@@ -93,7 +92,7 @@ def augmentation(image_size: int, batch_size: int, seconds: float) -> list[str]:
     data = data.map(per_image, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
 
     def in_tf_data() -> tf.Tensor:
-        # From start to end: a pipeline that goes on while others are timed would look fast.
+        # From start to end: a pipeline that runs while others are timed would look fast.
         return [views for views, _ in data.take(BATCHES)][-1]
 
     times = in_turn(
@@ -118,7 +117,7 @@ def loss(images: int, seconds: float) -> list[str]:
         seconds: About how long each form is timed.
 
     Returns:
-        Lines to print; memory is what similarities and their gradient take at once, by count.
+        Lines to print.
     """
     hidden = tf.constant(np.random.RandomState(0).randn(2 * images, DIMENSIONS).astype("float32"))
 
@@ -146,16 +145,16 @@ def training_step(
     mixed_precision: str = "none",
     jit_compile: bool = False,
 ) -> list[str]:
-    """Images a second of a whole training step, views made already, beside a lean Keras step.
+    """Images a second of a training step on ready-made views, beside a lean Keras step.
 
     Both sides train the same network; see `simclr_tf.timing.baseline_step`. The baseline is always
-    float32; with mixed precision our own step is timed in float32 too.
+    float32; with mixed precision our step is timed in float32 too.
 
     Args:
         image_size: Side of the images in pixels.
         batch_size: Images a step; the network sees twice as many views.
         seconds: About how long each side is timed.
-        width_multiplier: Of the ResNet-18 with the stem for small images.
+        width_multiplier: Width of the ResNet-18.
         mixed_precision: `none`, `bfloat16`, `float16` or `auto`, for our step.
         jit_compile: Whether our step is compiled by XLA.
 
@@ -172,9 +171,9 @@ def training_step(
         mixed_precision, reason = precision.choose()
         lines.append(f"--mixed_precision=auto: {mixed_precision} ({reason})")
 
-    sides: dict[str, Callable[[], Any]] = {}
+    sides: dict[str, Callable[[], object]] = {}
     counts: dict[str, int] = {}
-    # Keras 3's own batch norm is not fused; the second row says how much of our ratio that is.
+    # The batch norm of Keras 3 is not fused; the second row shows how much of the ratio that is.
     for fused in (False, True) if KERAS_3 else (False,):
         step, network = make_baseline_step(width_multiplier, image_size, NUM_CLASSES, fused)
         name = "lean Keras, float32" + (", fused batch norm" if fused else "")
@@ -210,7 +209,7 @@ def training_step(
 
 
 def make_simclr(width_multiplier: float, image_size: int, mixed_precision: str = "none") -> SimCLR:
-    """Returns our side of `training_step`, compiled, in a type of its own."""
+    """Returns our side of `training_step`, compiled, in the given type."""
     with isolated(precision.policy_name(mixed_precision)):
         model = SimCLR(
             ResNet(18, width_multiplier, cifar_stem=image_size <= 32),
@@ -226,12 +225,12 @@ def make_simclr(width_multiplier: float, image_size: int, mixed_precision: str =
 
 
 def parameter_count(model: keras.Model) -> int:
-    """Returns how many numbers a step trains."""
+    """Returns the number of trainable parameters."""
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
 def table(title: str, times: dict[str, np.ndarray], count: int, unit: str) -> list[str]:
-    """One line a side: medians, in brackets the middle half; ratios are to the first side."""
+    """Returns one line a side: medians, quartiles in brackets, ratios to the first side."""
     first = next(iter(times.values()))[1]
     width = max(len(name) for name in times)
     lines = [title]

@@ -20,6 +20,7 @@ from simclr_tf.models.resnet import ResNet
 from simclr_tf.optim.lars import LARS
 from simclr_tf.timing.compute import BATCHES, in_turn, table, wait_for
 from simclr_tf.training.simclr import SimCLR
+from simclr_tf.typing import Logs
 
 _PHOTO_SIZE = (375, 500)  # as ImageNet's are on average
 
@@ -31,15 +32,15 @@ def input_pipeline(
     width_multiplier: float,
     dataset: str | None = None,
 ) -> list[str]:
-    """Times the input pipeline alone, then the share of the time that a training step waits for it.
+    """Times the input pipeline alone, then how much of its time a training step waits for it.
 
     Args:
         image_size: Side of the views in pixels.
         batch_size: Images a step.
         seconds: About how long each side is timed.
-        width_multiplier: Of the ResNet-18 that takes the step.
-        dataset: As of training. None: the embedded digits, then a folder of JPEG photographs
-            (noise of the size of ImageNet's images, made for the occasion).
+        width_multiplier: Width of the ResNet-18 that is trained.
+        dataset: As for training. None: the embedded digits, then a temporary folder of JPEG files
+            (noise of the size of ImageNet's images).
 
     Returns:
         Lines to print.
@@ -59,7 +60,7 @@ def input_pipeline(
 
 @contextmanager
 def photographs(count: int) -> Iterator[str]:
-    """Makes a folder of JPEG files of 375 x 500 pixels, which goes when it is no longer used.
+    """Makes a temporary folder of JPEG files of 375 x 500 pixels.
 
     Args:
         count: Number of files, in two classes.
@@ -73,7 +74,7 @@ def photographs(count: int) -> Iterator[str]:
         for label in ("a", "b"):
             os.makedirs(os.path.join(folder, label))
         for number in range(count):
-            # Blots and grain: noise alone would make files ten times as large as photographs.
+            # Blots and grain: pure noise would make files ten times as large as photographs.
             blots = random.randint(0, 256, (24, 32, 3)).astype(np.uint8)
             image = np.asarray(
                 Image.fromarray(blots).resize((width, height), Image.Resampling.BICUBIC)
@@ -101,13 +102,13 @@ def _of_source(
             batch_size=batch_size,
             image_size=image_size,
             seed=0,
-            # Each timing starts afresh: filling the buffer of a sequential source is not timed.
+            # Each timing starts afresh: filling a large shuffle buffer must not be timed.
             shuffle_buffer_bytes=1 << 20,
             **options,
         )
 
-    def some_batches(data: tf.data.Dataset) -> Callable[[], Any]:
-        # From start to end: a pipeline that goes on while others are timed would look fast.
+    def some_batches(data: tf.data.Dataset) -> Callable[[], object]:
+        # From start to end: a pipeline that runs while others are timed would look fast.
         return lambda: [batch for batch in data.take(BATCHES)][-1]
 
     made = pipeline()
@@ -136,7 +137,7 @@ def _of_source(
     return lines
 
 
-def _training_step(image_size: int, width_multiplier: float) -> Callable[[Any], Any]:
+def _training_step(image_size: int, width_multiplier: float) -> Callable[[object], Logs]:
     model = SimCLR(
         ResNet(18, width_multiplier, cifar_stem=image_size <= 32),
         augment=SimCLRAugment(image_size),
@@ -146,7 +147,9 @@ def _training_step(image_size: int, width_multiplier: float) -> Callable[[Any], 
     return tf.function(model.train_step)
 
 
-def _share_of_waiting(data: tf.data.Dataset, step: Callable[[Any], Any], seconds: float) -> float:
+def _share_of_waiting(
+    data: tf.data.Dataset, step: Callable[[object], Logs], seconds: float
+) -> float:
     iterator = iter(data.prefetch(2))
     wait_for(step(next(iterator))["total_loss"])
     waited, start, steps = 0.0, time.perf_counter(), 0

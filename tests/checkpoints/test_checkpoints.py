@@ -11,8 +11,10 @@ import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf.augment.layer import SimCLRAugment
+from simclr_tf.checkpoints.loading import load_weights
 from simclr_tf.checkpoints.reader import find_checkpoint, read_step
-from simclr_tf.checkpoints.store import CheckpointStore, load_weights, model_variables, schema_name
+from simclr_tf.checkpoints.store import CheckpointStore
+from simclr_tf.checkpoints.variables import model_variables, schema_name
 from simclr_tf.errors import UserError
 from simclr_tf.models.encoders import make_encoder
 from simclr_tf.models.heads import ProjectionHead

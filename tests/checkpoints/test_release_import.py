@@ -18,9 +18,11 @@ from conftest import GOLDEN_DIR, deviation
 from release_files import PREFIXES, write_release_file
 
 from simclr_tf import import_release
+from simclr_tf.checkpoints.loading import load_weights
 from simclr_tf.checkpoints.reader import StoredWeights
 from simclr_tf.checkpoints.release import load_release_weights
-from simclr_tf.checkpoints.store import load_weights, model_variables, save_weights
+from simclr_tf.checkpoints.store import save_weights
+from simclr_tf.checkpoints.variables import model_variables
 from simclr_tf.errors import UserError
 from simclr_tf.models.architecture import recognise, tf1_names
 from simclr_tf.models.endpoints import endpoint_model

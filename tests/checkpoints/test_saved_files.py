@@ -22,7 +22,7 @@ from simclr_tf import (
     make_encoder,
     moved,
 )
-from simclr_tf.checkpoints.store import load_weights
+from simclr_tf.checkpoints.loading import load_weights
 from simclr_tf.compat import KERAS_3
 
 SAVED = Path(__file__).parents[1] / "golden" / "saved" / ("keras3" if KERAS_3 else "keras2")

@@ -17,7 +17,7 @@ from fresh_python import run_code
 from release_files import write_release_file
 from tensorflow import keras
 
-from simclr_tf.checkpoints.store import model_variables
+from simclr_tf.checkpoints.variables import model_variables
 from simclr_tf.models.encoders import make_encoder
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.run import main as train

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow import keras
 
+from simclr_tf.checkpoints.loading import load_weights
 from simclr_tf.checkpoints.reader import StoredWeights
-from simclr_tf.checkpoints.store import load_weights, model_variables, save_weights
+from simclr_tf.checkpoints.store import save_weights
+from simclr_tf.checkpoints.variables import model_variables
 from simclr_tf.compat import raw_variable
 from simclr_tf.errors import UserError
 from simclr_tf.models.heads import LinearHead, ProjectionHead, linear_head, without_batch_norm

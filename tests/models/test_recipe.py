@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from simclr_tf.checkpoints.store import model_variables
+from simclr_tf.checkpoints.variables import model_variables
 from simclr_tf.config import Config
 from simclr_tf.models.architecture import recognise
 from simclr_tf.models.encoders import make_encoder

@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.checkpoints.store import CheckpointStore, load_weights
+from simclr_tf.checkpoints.loading import load_weights
+from simclr_tf.checkpoints.store import CheckpointStore
 from simclr_tf.devices.process_state import isolated
 from simclr_tf.devices.quiet import quiet_libraries
 from simclr_tf.errors import NotFiniteError, UserError

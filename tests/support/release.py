@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from simclr_tf.checkpoints.store import model_variables
+from simclr_tf.checkpoints.variables import model_variables
 
 
 def weights_by_rule(key: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -11,7 +11,7 @@ from conftest import deviation
 from release import set_weights_by_rule
 from tensorflow import keras
 
-from simclr_tf.checkpoints.store import model_variables
+from simclr_tf.checkpoints.variables import model_variables
 from simclr_tf.compat import raw_variable
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import ResNet
