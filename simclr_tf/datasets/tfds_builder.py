@@ -49,8 +49,13 @@ def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBui
         ) from error
     except Exception as error:
         raise _unopened(dataset, error) from error
-    if builder.info.splits:
-        return builder
+    if not builder.info.splits:
+        _prepare(builder, dataset, data_dir)
+    return builder
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, dataset: str, data_dir: str | None) -> None:
+    """Downloads and prepares a data set."""
     logging.info("Preparing '%s' in %s", dataset, builder.data_dir)
     try:
         builder.download_and_prepare()
@@ -73,7 +78,6 @@ def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBui
             f"Expected '{dataset}' to be prepared or downloadable; received: {failure.reason}"
             f"{by_hand}. {advice}"
         ) from error
-    return builder
 
 
 def _unopened(dataset: str, error: Exception) -> UserError:

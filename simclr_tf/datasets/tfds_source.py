@@ -114,16 +114,7 @@ class TfdsSource(ImageSource):
         splits = [info.splits[r.name] for r in ranges]
         stored = sum(s.num_bytes or 0 for s in splits) // sum(s.num_examples for s in splits)
         self._record_bytes = stored or _GUESSED_RECORD_BYTES
-        # Absolute ranges such as 'train[3:8]', of which TFDS finds the files.
-        slices = [f"{r.name}[{r.start}:{r.stop}]" for r in ranges]
-        files = [f for part in slices for f in info.splits[part].file_instructions]
-        takes = np.array([f.take for f in files], np.int64)
-        self._files = (
-            [os.fspath(f.filename) for f in files],
-            tf.constant([f.skip for f in files], tf.int64),
-            tf.constant(takes),
-            tf.constant(np.cumsum(takes) - takes),  # positions of the files' first records
-        )
+        self._files = _files_of(info, ranges)
         if self._label_key is not None:
             alone = tfds.decode.PartialDecoding({self._label_key: True})
             self._label_feature = alone.extract_features(info.features)
@@ -232,6 +223,22 @@ class TfdsSource(ImageSource):
         hidden._labels = only_at(self.read_labels(), shown)
         hidden._shown = on_host(flags)
         return hidden
+
+
+def _files_of(
+    info: tfds.core.DatasetInfo, ranges: list[SplitRange]
+) -> tuple[list[str], tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the files of ranges: paths; int64 records to skip, to take, and taken before."""
+    # Absolute ranges such as 'train[3:8]', of which TFDS finds the files.
+    slices = [f"{r.name}[{r.start}:{r.stop}]" for r in ranges]
+    files = [f for part in slices for f in info.splits[part].file_instructions]
+    takes = np.array([f.take for f in files], np.int64)
+    return (
+        [os.fspath(f.filename) for f in files],
+        tf.constant([f.skip for f in files], tf.int64),
+        tf.constant(takes),
+        tf.constant(np.cumsum(takes) - takes),
+    )
 
 
 def _image_and_label_keys(dataset: str, info: tfds.core.DatasetInfo) -> tuple[str, str | None]:

@@ -183,14 +183,7 @@ def _failure(kind: str, link: BaseException, outer: BaseException, cache: str) -
     if kind == "refused":
         status = _status(link)
         reason = f"the server answered{server} with HTTP status {status}"
-        assert status is not None
-        if status in (401, 403, 407):
-            advice = "It asks for permission: log in, check the proxy, or fetch the file by hand."
-        elif status in (404, 410):
-            advice = "It no longer lies there: update the library, or fetch the file by hand."
-        else:
-            advice = "Try again later."
-        return LoadFailure(kind, reason, advice)
+        return LoadFailure(kind, reason, _advice_on_status(status))
     reasons = {
         "network": f"no connection to{server or ' the server'} ({said})",
         "certificate": f"the certificate of{server or ' the server'} is not trusted ({said})",
@@ -218,3 +211,11 @@ def _failure(kind: str, link: BaseException, outer: BaseException, cache: str) -
         "memory": "Close other programs, or choose a smaller one.",
     }
     return LoadFailure(kind, reasons.get(kind, said), advices[kind])
+
+
+def _advice_on_status(status: int | None) -> str:
+    if status in (401, 403, 407):
+        return "It asks for permission: log in, check the proxy, or fetch the file by hand."
+    if status in (404, 410):
+        return "It no longer lies there: update the library, or fetch the file by hand."
+    return "Try again later."
