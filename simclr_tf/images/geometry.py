@@ -111,9 +111,7 @@ def central_crop_and_resize(
     rows_in, columns_in = (shape[1], shape[2]) if batched else (shape[0], shape[1])
     high, wide = tf.cast(rows_in, tf.float32), tf.cast(columns_in, tf.float32)
     aspect = width / height
-    wider = (
-        aspect > wide / high
-    )  # the result is wider than the image: the width is the tighter side
+    wider = aspect > wide / high  # than the image: its width is the tighter side
     crop_high = tf.math.rint(
         tf.where(wider, crop_proportion / aspect * wide, crop_proportion * high)
     )

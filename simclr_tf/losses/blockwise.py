@@ -108,7 +108,9 @@ def row_statistics(
             return [index + 1, *(array.write(index, rows) for array, rows in pairs)]
 
         kept = [array.stack() for array in blocks.loop(forward, blocks.arrays(6))]
-        largest, negative, total, losses, hit, entropy = kept  # (blocks, 2B), the last two half
+        largest, negative, total, losses, hit, entropy = (
+            kept  # (blocks, 2B); the last two: (blocks, B)
+        )
 
         def backward(*gradients: tf.Tensor) -> list[tf.Tensor]:
             # The gradient of a similarity is its probability; of the positive's, that minus one.

@@ -100,11 +100,7 @@ def nt_xent(
 
     temperature = tf.cast(temperature, tf.float32)
     if block_size is None:
-        # The static shape of a gather has no number of rows.
-        images = tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
-        known = first.shape[0] is not None
-        all_images = images * num_replicas() if known else tf.shape(all_first)[0]
-        block_size = default_block_size(images, all_images)
+        block_size = _default_block_size(first, all_first)
     if not isinstance(block_size, int) or block_size > 0:
         scaled = (first / temperature, second / temperature)
         rows = row_statistics(*scaled, all_first, all_second, labels, block_size, everyone)
@@ -115,27 +111,11 @@ def nt_xent(
             accuracy=replicas.share_of_mean(rows.hit, count),
             entropy=replicas.share_of_mean(rows.entropy, count),
         )
-    is_self = tf.one_hot(labels, tf.shape(all_first)[0])  # (N, M)
-    logits_ab = tf.matmul(first, all_second, transpose_b=True) / temperature
-    logits_ba = tf.matmul(second, all_first, transpose_b=True) / temperature
-    logits_aa = tf.matmul(first, all_first, transpose_b=True) / temperature
-    logits_bb = tf.matmul(second, all_second, transpose_b=True) / temperature
-    if everyone is not None:  # columns of images that don't count
-        nobody = tf.where(everyone, 0.0, SELF_SIMILARITY_PENALTY)  # (M,)
-        logits_ab, logits_ba = logits_ab - nobody, logits_ba - nobody
-        logits_aa, logits_bb = logits_aa - nobody, logits_bb - nobody
-    logits_aa -= is_self * SELF_SIMILARITY_PENALTY
-    logits_bb -= is_self * SELF_SIMILARITY_PENALTY
-
-    # The other view stands first in each row of 2M logits, so its column is the image's own id.
-    loss_a = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels, tf.concat([logits_ab, logits_aa], axis=1)
-    )
-    loss_b = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels, tf.concat([logits_ba, logits_bb], axis=1)
+    losses, logits_ab = _whole_rows(
+        first, second, all_first, all_second, labels, everyone, temperature
     )
     return ContrastiveOutput(
-        loss=replicas.share_of_mean(loss_a + loss_b, count),
+        loss=replicas.share_of_mean(losses, count),
         logits_ab=logits_ab,
         labels=labels,
         accuracy=replicas.share_of_mean(_hits(labels, logits_ab), count),
@@ -160,6 +140,45 @@ def _check_arguments(
         raise UserError(
             f"Expected block_size >= 0; received: {block_size}. Pass None to have it chosen."
         )
+
+
+def _default_block_size(first: tf.Tensor, all_first: tf.Tensor) -> int | tf.Tensor:
+    if first.shape[0] is None:
+        return default_block_size(tf.shape(first)[0], tf.shape(all_first)[0])
+    # The static shape of a gather has no number of rows.
+    return default_block_size(first.shape[0], first.shape[0] * num_replicas())
+
+
+def _whole_rows(
+    first: tf.Tensor,
+    second: tf.Tensor,
+    all_first: tf.Tensor,
+    all_second: tf.Tensor,
+    labels: tf.Tensor,
+    everyone: tf.Tensor | None,
+    temperature: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the loss of both views of each image, (N,), and `logits_ab`, all rows at once."""
+    is_self = tf.one_hot(labels, tf.shape(all_first)[0])  # (N, M)
+    logits_ab = tf.matmul(first, all_second, transpose_b=True) / temperature
+    logits_ba = tf.matmul(second, all_first, transpose_b=True) / temperature
+    logits_aa = tf.matmul(first, all_first, transpose_b=True) / temperature
+    logits_bb = tf.matmul(second, all_second, transpose_b=True) / temperature
+    if everyone is not None:  # columns of images that don't count
+        nobody = tf.where(everyone, 0.0, SELF_SIMILARITY_PENALTY)  # (M,)
+        logits_ab, logits_ba = logits_ab - nobody, logits_ba - nobody
+        logits_aa, logits_bb = logits_aa - nobody, logits_bb - nobody
+    logits_aa -= is_self * SELF_SIMILARITY_PENALTY
+    logits_bb -= is_self * SELF_SIMILARITY_PENALTY
+
+    # The other view stands first in each row of 2M logits, so its column is the image's own id.
+    loss_a = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels, tf.concat([logits_ab, logits_aa], axis=1)
+    )
+    loss_b = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels, tf.concat([logits_ba, logits_bb], axis=1)
+    )
+    return loss_a + loss_b, logits_ab
 
 
 def _gather_views(

@@ -152,7 +152,7 @@ def _as_float32(variable: tf.Variable) -> tf.Tensor:
 
 
 def _moments_over_replicas(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns mean and biased variance over all replicas, (channels,) each, and the values' number.
+    """Returns mean and biased variance over all replicas, (channels,), and the number of values.
 
     Sums are added up over replicas, then divided once: each may hold any number of images, or none.
     """

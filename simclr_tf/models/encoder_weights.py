@@ -33,25 +33,37 @@ def load_weights(
         UserError: No such weights, or they do not fit.
     """
     if weights == "imagenet":
-        if donor is None:
-            raise UserError(
-                f"Expected weights=None or a file for the encoder {name!r}; received: 'imagenet'. "
-                "It has no weights published by Keras; a network of keras.applications has."
-            )
-        if encoder.input_shape[-1] != 3:
-            raise UserError(
-                "Expected 3 channels for published weights; "
-                f"received: {encoder.input_shape[-1]}. Pass weights=None."
-            )
-        try:
-            _copy(donor("imagenet"), encoder)
-        except Exception as error:  # of a download, a file or a network: `explain` tells which
-            failure = explain(error)
-            raise UserError(
-                f"Expected the published weights of {name}; received: {failure.reason}. "
-                f"{failure.advice} Or pass the path of a weights file.".replace("  ", " ")
-            ) from error
-        return
+        _load_published(encoder, name, donor)
+    else:
+        _load_file(encoder, name, weights, donor)
+
+
+def _load_published(
+    encoder: keras.Model, name: str, donor: Callable[[str], keras.Model] | None
+) -> None:
+    if donor is None:
+        raise UserError(
+            f"Expected weights=None or a file for the encoder {name!r}; received: 'imagenet'. "
+            "It has no weights published by Keras; a network of keras.applications has."
+        )
+    if encoder.input_shape[-1] != 3:
+        raise UserError(
+            "Expected 3 channels for published weights; "
+            f"received: {encoder.input_shape[-1]}. Pass weights=None."
+        )
+    try:
+        _copy(donor("imagenet"), encoder)
+    except Exception as error:  # of a download, a file or a network: `explain` tells which
+        failure = explain(error)
+        raise UserError(
+            f"Expected the published weights of {name}; received: {failure.reason}. "
+            f"{failure.advice} Or pass the path of a weights file.".replace("  ", " ")
+        ) from error
+
+
+def _load_file(
+    encoder: keras.Model, name: str, weights: str, donor: Callable[[str], keras.Model] | None
+) -> None:
     path = os.path.expanduser(weights)
     if not os.path.isfile(path):
         found = "is a folder" if os.path.isdir(path) else "is not there"

@@ -54,7 +54,7 @@ class Encoder(keras.Model):
     Args:
         network: `mlp`, `mlp:WIDTH,WIDTH`, `keras.applications.NAME` or `keras_cv.NAME`.
         image_size: Side or (height, width) in pixels; None: any size, where the network allows it.
-            Convolutional networks take any size, whatever it is.
+            Convolutional networks take any size all the same.
         channels: Channels of the images.
         network_config: Arguments of the KerasCV class; None: looked up by the name.
         batch_norm_momentum: Decay of the moving statistics (`mlp` only).
