@@ -6,9 +6,9 @@
 
 The sum over step 3 is the gradient of the whole batch, exactly where an image's embedding does not
 depend on the other images. Batch norm uses the statistics of a micro-batch on its replica. Dropout
-in an encoder is the same in both passes under Keras 3, which restores the layers' random state with
-their variables; under Keras 2 it differs. The embeddings of `SimCLR` are the encoder's features:
-heads and loss see the whole batch.
+in an encoder is the same in both passes under Keras 3, where the layers' random state is among the
+variables that are restored in between; under Keras 2 it differs. The embeddings of `SimCLR` are the
+encoder's features: heads and loss see the whole batch.
 """
 
 from __future__ import annotations
