@@ -1,4 +1,4 @@
-"""Where Keras 2 (TensorFlow 2.15) and Keras 3 (TensorFlow >= 2.16) differ: a reason per line.
+"""What differs between Keras 2 (TensorFlow 2.15) and Keras 3 (TensorFlow >= 2.16).
 
 Every other module is written once, against what both generations share.
 """
@@ -13,6 +13,8 @@ import tensorflow as tf
 from tensorflow import keras
 from tensorflow.python.autograph.core import config as autograph_config
 from tensorflow.python.eager import context as eager_context
+
+from simclr_tf.typing import Logs
 
 # `keras.__version__` is missing from TensorFlow 2.15's `tensorflow.keras`; `keras.ops` is new in 3.
 KERAS_3: bool = hasattr(keras, "ops")
@@ -38,8 +40,8 @@ if not KERAS_3:
     )
 
 
-def converted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a user's function as a step calls it: under Keras 2 its `if` may ask a tensor.
+def converted(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """Returns a user's function for use in a step: Keras 2 converts its `if` over a tensor.
 
     Example:
         >>> views = converted(augment)(images)
@@ -50,7 +52,7 @@ def converted(function: Callable[..., Any]) -> Callable[..., Any]:
     return autograph.tf_convert(function, autograph.control_status_ctx())
 
 
-def raw_variable(variable: Any) -> tf.Variable:
+def raw_variable(variable: tf.Variable) -> tf.Variable:
     """Returns the `tf.Variable` behind a Keras variable.
 
     Keras 3 wraps it; an object that tracks the wrapper loses gradients after a SavedModel reload.
@@ -58,35 +60,37 @@ def raw_variable(variable: Any) -> tf.Variable:
     return variable.value if KERAS_3 and isinstance(variable, keras.Variable) else variable
 
 
-def short_name(variable: Any) -> str:
-    """Returns a variable's own name, as `kernel` (Keras 2 gives `conv2d/kernel:0`)."""
+def short_name(variable: tf.Variable) -> str:
+    """Returns the last part of a variable's name, as `kernel` (Keras 2 gives `conv2d/kernel:0`)."""
     return variable.name.split("/")[-1].split(":")[0]
 
 
-def build_optimizer(optimizer: Any, variables: Iterable[Any]) -> None:
-    """Makes the optimizer's slots, so that a checkpoint can be restored into them."""
+def build_optimizer(
+    optimizer: keras.optimizers.Optimizer, variables: Iterable[tf.Variable]
+) -> None:
+    """Creates the optimizer's variables, so that a checkpoint can be restored into them."""
     variables = list(variables)
     if hasattr(optimizer, "build"):
         optimizer.build(variables)
-    else:  # tensorflow-addons' LAMB, of Keras 2's older kind
+    else:  # tensorflow-addons' LAMB is a legacy optimizer of Keras 2
         getattr(optimizer, "inner_optimizer", optimizer)._create_all_weights(variables)
 
 
-def optimizer_variables(optimizer: Any) -> list[Any]:
-    """Returns the optimizer's variables (a method in Keras 2's older kind)."""
+def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
+    """Returns the optimizer's variables (a method in legacy optimizers of Keras 2)."""
     variables = optimizer.variables
     return list(variables() if callable(variables) else variables)
 
 
-def is_compiled(model: Any) -> bool:
+def is_compiled(model: keras.Model) -> bool:
     """Returns whether `compile` was called (Keras 2 keeps it under another name)."""
     return bool(model.compiled if KERAS_3 else model._is_compiled)
 
 
-def forget_validation_data(model: Any) -> None:
-    """Lets `fit` take the validation data that it is given.
+def forget_validation_data(model: keras.Model) -> None:
+    """Makes the next `fit` use the validation data that it is given.
 
-    Keras 2 keeps those of a `fit` that an error ended, and evaluates on them in the next.
+    After a `fit` that raised, Keras 2 keeps its validation data and uses them in the next one.
     """
     if not KERAS_3:
         model._eval_data_handler = None
@@ -97,7 +101,7 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def scaled_loss(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
+def scaled_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor:
     """Returns the loss to differentiate: scaled when the optimizer keeps a float16 loss scale."""
     inner = getattr(optimizer, "scale_loss", None)  # Keras 3: every optimizer has it
     if inner is not None:
@@ -106,18 +110,22 @@ def scaled_loss(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
     return inner(loss) if inner is not None else loss
 
 
-def unscaled_gradients(optimizer: Any, gradients: Iterable[Any]) -> list[Any]:
+def unscaled_gradients(
+    optimizer: keras.optimizers.Optimizer, gradients: Iterable[tf.Tensor | None]
+) -> list[tf.Tensor | None]:
     """Returns gradients divided by the loss scale where the optimizer does not do it itself."""
     inner = getattr(optimizer, "get_unscaled_gradients", None)  # Keras 3 unscales in `apply`
     return list(inner(list(gradients)) if inner is not None else gradients)
 
 
-def apply_gradients(optimizer: Any, pairs: Iterable[tuple[Any, Any]]) -> None:
-    """Applies gradients and counts the step, also one that a loss scale skips.
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer, pairs: Iterable[tuple[tf.Tensor, tf.Variable]]
+) -> None:
+    """Applies gradients and counts the step, even one that loss scaling skips.
 
-    Keras 3's LossScaleOptimizer leaves `iterations` where they are when a float16 gradient
-    overflows, Keras 2's moves them on. A step that does not count would be taken again by a run
-    that resumes, never be reached by an evaluation that waits for it, and draw the same views.
+    When a float16 gradient overflows, Keras 3's LossScaleOptimizer does not count the step; Keras
+    2's does. A step that is not counted would be repeated by a run that resumes, be waited for by
+    an evaluation in vain, and draw the same views again.
     """
     inner = getattr(optimizer, "inner_optimizer", None)
     if not KERAS_3 or inner is None:
@@ -129,29 +137,29 @@ def apply_gradients(optimizer: Any, pairs: Iterable[tuple[Any, Any]]) -> None:
     counter.assign(before + 1)
 
 
-def batches_taken(optimizer: Any) -> Any:
-    """Returns the variable that counts the batches an optimizer was given.
+def batches_taken(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
+    """Returns the variable that counts the batches that an optimizer was given.
 
-    `iterations` of Keras 3 stand still while gradients are accumulated over batches.
+    Keras 3's `iterations` do not change while gradients are accumulated over batches.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return inner._iterations if KERAS_3 else inner.iterations
 
 
-def loss_scale(optimizer: Any) -> float | None:
-    """Returns an optimizer's present loss scale; None where it has none."""
+def loss_scale(optimizer: keras.optimizers.Optimizer) -> float | None:
+    """Returns an optimizer's current loss scale; None where it has none."""
     if not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
         return None
     if not KERAS_3:
         return float(optimizer.loss_scale)
-    # Before the first step there is only the initial value.
+    # Before the first step only the initial value exists.
     return float(getattr(optimizer, "dynamic_scale", optimizer.initial_scale))
 
 
-def replica_logs(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def replica_logs(logs: Logs) -> Logs:
     """Returns step logs in the shape that `fit` can reduce.
 
-    Keras 3 under several workers concatenates logs along axis 0, which a scalar has not.
+    Keras 3 under several workers concatenates logs along axis 0, which a scalar lacks.
     """
     strategy = tf.distribute.get_strategy()
     if KERAS_3 and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -160,9 +168,9 @@ def replica_logs(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def global_seeds() -> Any:
-    """Returns the state behind TensorFlow's and Keras's unseeded draws, for `restore_global_seeds`.
+    """Returns the global seeds and generators of TensorFlow and Keras, for `restore_global_seeds`.
 
-    Neither generation lets it be read by a public name.
+    Neither generation has a public API for it.
     """
     context = eager_context.context()
     generator = getattr(context, "_rng", None)  # absent before the first seed
@@ -170,24 +178,24 @@ def global_seeds() -> Any:
         getattr(context, "_seed", None),
         generator.getstate() if generator is not None else None,
     )
-    if KERAS_3:  # a seed, and a generator that is made from it when it is first asked for
-        held = sys.modules["keras.src.backend.common.global_state"]
-        return of_tensorflow, {name: held.get_global_attribute(name) for name in _KERAS_3_SEEDS}
-    # Keras 2: a generator of Python's, which a seed replaces
+    if KERAS_3:  # a seed, and a generator that is made from it on first use
+        state = sys.modules["keras.src.backend.common.global_state"]
+        return of_tensorflow, {name: state.get_global_attribute(name) for name in _KERAS_3_SEEDS}
+    # Keras 2: a `random.Random`, which setting a seed replaces
     return of_tensorflow, getattr(sys.modules["keras.src.backend"]._SEED_GENERATOR, "generator", 0)
 
 
 def restore_global_seeds(states: Any) -> None:
-    """Gives TensorFlow and Keras the state back that `global_seeds` returned."""
+    """Restores the state that `global_seeds` returned."""
     (seed, generator_state), of_keras = states
     context = eager_context.context()
-    context._set_global_seed(seed)  # clears the kernels that hold the other seed, too
+    context._set_global_seed(seed)  # also clears the kernels that use the other seed
     if generator_state is not None:
         context._rng.setstate(generator_state)
     if KERAS_3:
-        held = sys.modules["keras.src.backend.common.global_state"]
+        state = sys.modules["keras.src.backend.common.global_state"]
         for name, value in of_keras.items():
-            held.set_global_attribute(name, value)
+            state.set_global_attribute(name, value)
     elif of_keras != 0:
         sys.modules["keras.src.backend"]._SEED_GENERATOR.generator = of_keras
     elif hasattr(sys.modules["keras.src.backend"]._SEED_GENERATOR, "generator"):

@@ -1,4 +1,4 @@
-"""What a user's mistake raises, and what ends a run whose numbers are none any more."""
+"""Errors that commands print as one line: a user's mistake, a run that became NaN."""
 
 from __future__ import annotations
 

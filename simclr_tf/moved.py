@@ -1,8 +1,8 @@
-"""Modules under the names that they had before they were put into rooms.
+"""Old names of modules, from before the code was sorted into rooms; for `.keras` files only.
 
 A `.keras` file names the module of every class in it. Keras 2 imports that module where the class
-is not registered yet, so that a file loads without an import of this package; it has to go on
-finding it. Nothing else should use these names.
+is not registered yet, so that a file loads without an import of this package. Files that were saved
+under the old names must go on loading. Nothing else should use these names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
 
-# Only modules whose classes are registered with Keras. `simclr_tf.augment` is a room that has them.
+# Only modules whose classes are registered with Keras. `simclr_tf.augment` kept its name.
 MOVED = {
     "simclr_tf.applications": "simclr_tf.models.applications",
     "simclr_tf.blocks": "simclr_tf.models.blocks",
@@ -32,7 +32,7 @@ MOVED = {
 
 
 class _OldNames(MetaPathFinder, Loader):
-    """Finds a module of an old name: a copy of what is in it under its new one."""
+    """Imports a module by its old name: a copy of what the new one contains."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -45,5 +45,5 @@ class _OldNames(MetaPathFinder, Loader):
 
 
 def keep_old_names() -> None:
-    """Lets the modules in `MOVED` be imported by their old names; nothing is imported by this."""
+    """Lets the modules in `MOVED` be imported by their old names; imports none of them."""
     sys.meta_path.append(_OldNames())

@@ -1,6 +1,6 @@
-"""What a view is: SimCLR's random augmentation as a Keras layer, its draws, its operations, and its
-forms for the host and for XLA on processors.
-A new kind of view is a row of `extras` and a name in `images.augmentations`; deterministic geometry
+"""Views: SimCLR's random augmentation as a Keras layer, its draws and operations, and its forms for
+the host and for XLA on processors.
+A new augmentation is a row of `extras` and a name in `images.augmentations`; deterministic geometry
 is in `images`.
 """
 

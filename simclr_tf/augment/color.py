@@ -1,27 +1,25 @@
 """Batched colour operations with one set of parameters per image: jitter and grey.
 
-Images are channels-last, (N, H, W, C), float32 with [0, 1] as the nominal range. Equal to
-`tf.image.adjust_*`, without a way to HSV and back: saturation and hue are written over the largest
-channel, the spread of the channels and the place of the middle one. Every function is
-deterministic, has GPU kernels throughout and compiles under XLA.
+Images are channels-last, (N, H, W, C), float32 with [0, 1] as the nominal range. Results equal
+those of `tf.image.adjust_*`. Every function is deterministic, has GPU kernels throughout and
+compiles under XLA.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
+from simclr_tf.augment import hsv
 from simclr_tf.errors import UserError
-from simclr_tf.images.geometry import clip, per_image, to_float
+from simclr_tf.images.geometry import Numbers, clip, per_image, to_float
 
-# The columns of colour parameters, and the codes in an order of application.
+# The columns of colour parameters, and the operations' codes in an order of application.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 LUMA = (0.2989, 0.5870, 0.1140)  # weights of R, G, B in tf.image.rgb_to_grayscale
 
 
-def adjust_brightness(images: tf.Tensor, amount: Any, mode: str = "v2") -> tf.Tensor:
+def adjust_brightness(images: tf.Tensor, amount: Numbers, mode: str = "v2") -> tf.Tensor:
     """Changes brightness: 'v2' multiplies by `amount`, 'v1' adds it.
 
     Args:
@@ -41,7 +39,7 @@ def adjust_brightness(images: tf.Tensor, amount: Any, mode: str = "v2") -> tf.Te
     return images * amount if mode == "v2" else images + amount
 
 
-def adjust_contrast(images: tf.Tensor, factor: Any) -> tf.Tensor:
+def adjust_contrast(images: tf.Tensor, factor: Numbers) -> tf.Tensor:
     """Scales each image's distance from its own channel means, as tf.image.adjust_contrast.
 
     Args:
@@ -59,7 +57,7 @@ def adjust_contrast(images: tf.Tensor, factor: Any) -> tf.Tensor:
     return (images - mean) * per_image(factor) + mean
 
 
-def adjust_saturation(images: tf.Tensor, factor: Any) -> tf.Tensor:
+def adjust_saturation(images: tf.Tensor, factor: Numbers) -> tf.Tensor:
     """Scales HSV saturation and caps it at one, as tf.image.adjust_saturation.
 
     Args:
@@ -77,10 +75,10 @@ def adjust_saturation(images: tf.Tensor, factor: Any) -> tf.Tensor:
         array([1., 0., 0.], dtype=float32)
     """
     planes = _planes(images, "adjust_saturation")
-    return tf.stack(_saturated(planes, per_image(factor)[..., 0]), axis=-1)
+    return tf.stack(hsv.saturated(planes, per_image(factor)[..., 0]), axis=-1)
 
 
-def adjust_hue(images: tf.Tensor, delta: Any) -> tf.Tensor:
+def adjust_hue(images: tf.Tensor, delta: Numbers) -> tf.Tensor:
     """Turns HSV hue by `delta` of a full circle, as tf.image.adjust_hue.
 
     Args:
@@ -98,11 +96,15 @@ def adjust_hue(images: tf.Tensor, delta: Any) -> tf.Tensor:
         array([0., 1., 1.], dtype=float32)
     """
     planes = _planes(images, "adjust_hue")
-    return tf.stack(_hue_turned(planes, per_image(delta)[..., 0]), axis=-1)
+    return tf.stack(hsv.hue_turned(planes, per_image(delta)[..., 0]), axis=-1)
 
 
 def color_jitter(
-    images: tf.Tensor, params: Any, order: Any, brightness: str = "v2", apply: Any = None
+    images: tf.Tensor,
+    params: Numbers,
+    order: Numbers,
+    brightness: str = "v2",
+    apply: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Brightness, contrast, saturation and hue in each image's own order, clipped after each.
 
@@ -135,8 +137,8 @@ def color_jitter(
         done = _jitter_step(list(planes), params, tf.gather(order, k, axis=1), brightness)
         return [k + 1, *map(clip, done)]
 
-    # A loop over the four steps, not four copies: from copies XLA fuses one kernel that computes
-    # the early steps over and over (measured on the CPU: 4 to 30 times slower).
+    # A loop over the four steps, not four copies: XLA would fuse the copies into one kernel that
+    # computes the early steps repeatedly (measured on the CPU: 4 to 30 times slower).
     _, *planes = tf.while_loop(
         lambda k, *_: k < 4, step, [tf.constant(0), *source], maximum_iterations=4
     )
@@ -147,7 +149,7 @@ def color_jitter(
 
 
 def jitter_planes(
-    planes: list[tf.Tensor], operation: int, amount: Any, brightness: str = "v2"
+    planes: list[tf.Tensor], operation: int, amount: tf.Tensor | float, brightness: str = "v2"
 ) -> list[tf.Tensor]:
     """One step of `color_jitter`, the same for all images, on separate R, G and B planes.
 
@@ -172,12 +174,12 @@ def jitter_planes(
         means = [tf.reduce_mean(plane, axis=[1, 2], keepdims=True) for plane in planes]
         done = [(p - mean) * amount + mean for p, mean in zip(planes, means, strict=True)]
     else:
-        done = (_saturated if operation == SATURATION else _hue_turned)(planes, amount)
+        done = (hsv.saturated if operation == SATURATION else hsv.hue_turned)(planes, amount)
     return [clip(plane) for plane in done]
 
 
 def luminance(planes: list[tf.Tensor]) -> tf.Tensor:
-    """Returns the grey of R, G and B planes, as tf.image.rgb_to_grayscale weighs them.
+    """Returns the luminance of R, G and B planes, weighted as tf.image.rgb_to_grayscale.
 
     Args:
         planes: R, G and B, each float (N, H, W).
@@ -193,7 +195,7 @@ def luminance(planes: list[tf.Tensor]) -> tf.Tensor:
     return red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
 
 
-def grayscale(images: tf.Tensor, apply: Any = None) -> tf.Tensor:
+def grayscale(images: tf.Tensor, apply: tf.Tensor | None = None) -> tf.Tensor:
     """Replaces RGB by luminance in all three channels (weights of tf.image.rgb_to_grayscale).
 
     Args:
@@ -239,63 +241,19 @@ def _jitter_step(
         mean = tf.reduce_mean(plane, axis=[1, 2], keepdims=True)
         affine.append(plane * scale + tf.where(is_contrast, mean * (1.0 - contrast), bright_shift))
 
-    # saturation and hue: a hue turned by nothing, or a saturation kept
+    # saturation and hue: the other of the two gets a parameter that changes nothing
     is_hue = tf.equal(op, HUE)
-    value, spread, inverse = _value_and_spread(planes)
+    value, spread, inverse = hsv.value_and_spread(planes)
     turn = tf.where(is_hue, hue, tf.zeros_like(hue))
     keep = tf.where(is_hue, tf.ones_like(saturation), saturation)
     least = tf.cast(is_hue, tf.float32)  # only saturation is capped (see adjust_saturation)
     kept = spread * tf.minimum(keep, tf.maximum(value * inverse, least))
-    below = _turned(planes, value, inverse, turn)
+    below = hsv.turned(planes, value, inverse, turn)
 
     is_affine = op < SATURATION
     return [
         tf.where(is_affine, line, value - kept * share)
         for line, share in zip(affine, below, strict=True)
-    ]
-
-
-def _saturated(planes: list[tf.Tensor], factor: Any) -> list[tf.Tensor]:
-    value, _, inverse = _value_and_spread(planes)
-    share = tf.minimum(factor, tf.nn.relu(value * inverse))
-    return [value - share * (value - plane) for plane in planes]
-
-
-def _hue_turned(planes: list[tf.Tensor], delta: Any) -> list[tf.Tensor]:
-    value, spread, inverse = _value_and_spread(planes)
-    return [value - spread * share for share in _turned(planes, value, inverse, delta)]
-
-
-def _value_and_spread(planes: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns HSV value = max, spread = max - min, and 1 / spread (finite), each (N, H, W).
-
-    A saturation of s = spread / value scaled by f and capped at 1 moves each channel c to
-    value - k (value - c) with k = min(f, value / spread), or k = 0 where value <= 0.
-    """
-    red, green, blue = planes
-    value = tf.maximum(tf.maximum(red, green), blue)
-    spread = value - tf.minimum(tf.minimum(red, green), blue)
-    return value, spread, tf.math.reciprocal(tf.maximum(spread, 1e-12))
-
-
-def _turned(
-    planes: list[tf.Tensor], value: tf.Tensor, inverse: tf.Tensor, turn: tf.Tensor
-) -> list[tf.Tensor]:
-    """Returns per channel (value - channel) / spread in [0, 1] after the hue has turned."""
-    red, green, blue = planes
-    sixth = tf.where(  # hue in sixths of the circle, in [-1, 5]
-        tf.equal(red, value),
-        (green - blue) * inverse,
-        tf.where(
-            tf.equal(green, value), (blue - red) * inverse + 2.0, (red - green) * inverse + 4.0
-        ),
-    )
-    sixth = sixth + 6.0 * turn
-    sixth = sixth - 6.0 * tf.math.floor(sixth * (1.0 / 6.0))
-    return [
-        clip(2.0 - tf.abs(sixth - 3.0)),  # red is lowest around cyan
-        clip(tf.abs(sixth - 2.0) - 1.0),
-        clip(tf.abs(sixth - 4.0) - 1.0),
     ]
 
 

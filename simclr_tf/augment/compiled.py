@@ -1,10 +1,11 @@
 """Views without an accelerator: every stage compiled by XLA, view by view, on all cores.
 
-The batched form (`SimCLRAugment.apply` in one graph) is what a GPU wants. A processor loses by it
-three times: a dense resize multiplies by zeros, all but four a side; each image goes through every
-stage, also those that its draws leave out; and XLA runs one compiled function on one core. Here one
-view at a time is cropped, and coloured and blurred only where its parameters say so, while others
-are worked on by the other cores. Small views are compiled as whole batches, one piece a core.
+The batched form (`SimCLRAugment.apply` in one graph) suits GPUs. On a processor it is slow for
+three reasons: a dense resize multiplies mostly by zeros (all but four along each side); each image
+goes through every stage, also those that its draws leave out; and XLA runs a compiled function on
+one core. Here each view is cropped by itself, and coloured and blurred only where its parameters
+say so, while other cores work on other views. Small views are compiled as whole batches, a part per
+core.
 
 A view is kept as (height, channels, width): its planes are contiguous for the colour operations,
 and blurring rows or columns is one matrix product either way, without a transposition.
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
@@ -22,11 +22,11 @@ from tensorflow.python.ops import control_flow_util
 
 from simclr_tf.augment import color
 from simclr_tf.augment.operations import OPERATIONS
-from simclr_tf.augment.options import blur_kernel_size
+from simclr_tf.augment.options import Options, blur_kernel_size
 from simclr_tf.devices.strategy import accelerated
-from simclr_tf.images import geometry
+from simclr_tf.images import geometry, resizing
 
-# Up to this many pixels a view costs less than starting its stages one by one.
+# Up to this many pixels, a view costs less than launching its stages one by one.
 _SMALL = 64 * 64
 # Pixels along a side that are computed at a time; the matrix of each such band is narrow, as the
 # whole one is zero far from its diagonal.
@@ -35,25 +35,25 @@ _TILE = 28
 Params = Mapping[str, tf.Tensor]
 
 
-def applies(options: Mapping[str, Any], images: tf.Tensor, jit_compile: bool | None) -> bool:
-    """Returns whether views are made in compiled stages here and now.
+def applies(options: Options, images: tf.Tensor, jit_compile: bool | None) -> bool:
+    """Returns whether views are made in compiled stages in the current context.
 
     Args:
         options: of the augmentation, as `check_options` returns them.
         images: (N, H, W, C).
-        jit_compile: True, False, or None: where it is worth it.
+        jit_compile: True, False, or None: where it is faster.
     """
     if jit_compile is False or tf.executing_eagerly() or None in images.shape[1:]:
         return False
     if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return False  # all of it is compiled already
+        return False  # it is compiled as a whole already
     if jit_compile is None:
         return not _is_small(options) and not accelerated()
     return True
 
 
 def compiled(
-    options: Mapping[str, Any], apply: Callable[[tf.Tensor, Params], tf.Tensor]
+    options: Options, apply: Callable[[tf.Tensor, Params], tf.Tensor]
 ) -> Callable[[tf.Tensor, Params], tf.Tensor]:
     """Returns the compiled form of an augmentation.
 
@@ -69,7 +69,7 @@ def compiled(
     return ViewStages(options)
 
 
-def _is_small(options: Mapping[str, Any]) -> bool:
+def _is_small(options: Options) -> bool:
     height, width = options["size"]
     return height * width <= _SMALL
 
@@ -106,22 +106,22 @@ class ViewStages:
         TensorShape([8, 224, 224, 3])
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Options) -> None:
         self.options = options
         self.names = [name for name in options["names"] if name != "crop"]
         self.flips_in_crop = self.names[:1] == ["flip"]
         if self.flips_in_crop:
             self.names = self.names[1:]
-        # Each stage is a function of its own: fused into one, the early stages are computed over
-        # and over by the later ones (measured: 2 to 30 times slower).
+        # Each stage is its own function: fused into one, the early stages are computed repeatedly
+        # by the later ones (measured: 2 to 30 times slower).
         self._crop = _compiled(self._cropped)
         self._flip = _compiled(lambda view: view[:, :, ::-1])
         self._gray = _compiled(_gray)
         self._blur = _compiled(self._blurred)
         self._jitter = [_compiled(self._jitter_step(operation)) for operation in range(4)]
         self._finish = _compiled(lambda view: geometry.clip(tf.transpose(view, [0, 2, 1])))
-        own = {"flip": self._flipped, "color": self._colored, "blur": self._sometimes_blurred}
-        self._stages = [own[name] if name in own else self._planar(name) for name in self.names]
+        special = {"flip": self._flipped, "color": self._colored, "blur": self._sometimes_blurred}
+        self._stages = [special.get(name) or self._planar(name) for name in self.names]
 
     def __call__(self, images: tf.Tensor, params: Params) -> tf.Tensor:
         """Returns float32 (N, height, width, C) in [0, 1].
@@ -159,7 +159,7 @@ class ViewStages:
         return tf.cond(params["blur"], lambda: self._blur(view, params["sigma"]), lambda: view)
 
     def _planar(self, name: str) -> Callable[[tf.Tensor, Params], tf.Tensor]:
-        """Returns the stage of an augmentation that has no form of its own here."""
+        """Returns the stage of an augmentation without a special form here."""
         operation = OPERATIONS[name]
 
         def planar(view: tf.Tensor, params: Params) -> tf.Tensor:
@@ -192,10 +192,10 @@ class ViewStages:
         """Returns the crop `box` (y, x, height, width) of (H, W, C), resized: a view."""
         height, width = self.options["size"]
         rows, columns, channels = image.shape
-        # Rows first: they are read as they lie, and as bytes where the image has bytes.
+        # Rows first: they are contiguous, and stay bytes where the image has bytes.
         x = tf.reshape(image, [rows, columns * channels])
         scale = 1.0 if image.dtype.is_floating else 1.0 / image.dtype.max
-        first, matrix = geometry.resize_bands(
+        first, matrix = resizing.resize_bands(
             box[0], box[2], rows, height, tf.constant(False), _TILE
         )
         read = [matrix.shape[2], columns * channels]
@@ -205,7 +205,7 @@ class ViewStages:
         ]
         x = tf.reshape(tf.concat(x, 0)[:height], [height, columns, channels])
         x = tf.reshape(tf.transpose(x, [0, 2, 1]), [height * channels, columns])
-        first, matrix = geometry.resize_bands(box[1], box[3], columns, width, flip, _TILE)
+        first, matrix = resizing.resize_bands(box[1], box[3], columns, width, flip, _TILE)
         read = [height * channels, matrix.shape[2]]
         x = [
             tf.matmul(_read(x, [0, first[t]], read), matrix[t], transpose_b=True)
@@ -247,16 +247,16 @@ def _gray(view: tf.Tensor) -> tf.Tensor:
     return tf.stack([color.luminance(_planes(view))[0]] * 3, axis=1)
 
 
-def _read(x: tf.Tensor, start: list[Any], size: list[int]) -> tf.Tensor:
-    """Returns a slice that starts where the draws say.
+def _read(x: tf.Tensor, start: list[int | tf.Tensor], size: list[int]) -> tf.Tensor:
+    """Returns a slice whose start may be a tensor.
 
-    `tf.slice` would make XLA compile anew for every start: it wants the start as a constant.
+    With `tf.slice` XLA would compile again for every start, which it treats as a constant.
     """
     return gen_xla_ops.xla_dynamic_slice(x, start, size)
 
 
 def _bands(size: int, reach: int) -> list[tuple[slice, slice]]:
-    """Returns tiles of 0..size-1, and what lies within `reach` of each."""
+    """Returns tiles of 0..size-1, each with the range within `reach` of it."""
     return [
         (slice(low, min(low + _TILE, size)),
          slice(max(0, low - reach), min(low + _TILE + reach, size)))

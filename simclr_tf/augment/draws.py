@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -16,8 +17,11 @@ import tensorflow as tf
 # has no GPU kernel and does not compile under XLA).
 ORDERS: tuple[tuple[int, ...], ...] = tuple(itertools.permutations(range(4)))
 
+Seed: TypeAlias = "tf.Tensor | Sequence[int]"
+"""A stateless seed: two integers."""
 
-def fold_in(seed: Any, data: Any) -> tf.Tensor:
+
+def fold_in(seed: Seed, data: int | tf.Tensor) -> tf.Tensor:
     """Returns a new seed, independent of `seed` and different for every `data`.
 
     Args:
@@ -35,7 +39,12 @@ def fold_in(seed: Any, data: Any) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, tf.cast(data, tf.int32), alg="philox")
 
 
-def uniform(seed: Any, shape: Any, low: Any = 0.0, high: Any = 1.0) -> tf.Tensor:
+def uniform(
+    seed: Seed,
+    shape: tf.Tensor | Sequence[int],
+    low: tf.Tensor | float = 0.0,
+    high: tf.Tensor | float = 1.0,
+) -> tf.Tensor:
     """Draws from the uniform distribution on [low, high).
 
     Args:
@@ -58,7 +67,7 @@ def uniform(seed: Any, shape: Any, low: Any = 0.0, high: Any = 1.0) -> tf.Tensor
     return unit * (high - low) + low
 
 
-def normal(seed: Any, shape: Any) -> tf.Tensor:
+def normal(seed: Seed, shape: tf.Tensor | Sequence[int]) -> tf.Tensor:
     """Draws from the standard normal distribution (Box and Muller), float32 of `shape`.
 
     Example:
@@ -70,9 +79,9 @@ def normal(seed: Any, shape: Any) -> tf.Tensor:
 
 
 def crop_boxes(
-    seed: Any,
-    heights: Any,
-    widths: Any,
+    seed: Seed,
+    heights: tf.Tensor,
+    widths: tf.Tensor,
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
     min_covered: float = 0.1,
@@ -80,11 +89,11 @@ def crop_boxes(
 ) -> tf.Tensor:
     """Draws one random crop box per image, distributed as tf.image.sample_distorted_bounding_box.
 
-    With the whole image as the object. An attempt draws an aspect ratio, then a whole number of
-    rows between those of the smallest and of the largest box; the columns follow by rounding. The
+    The object is the whole image. An attempt draws an aspect ratio, then a whole number of rows
+    between those of the smallest and of the largest box; the columns follow by rounding. The
     first attempt within the area range and covering `min_covered` wins, else the box is the whole
     image. With the defaults `min_covered` makes 0.1 the smallest area reached, although `area`
-    starts at 0.08: so does the release. The offset never takes its largest value (TensorFlow's
+    starts at 0.08, as in the release. The offset never takes its largest value (TensorFlow's
     bound is exclusive).
 
     Args:
@@ -141,7 +150,7 @@ def crop_boxes(
 
 
 def color_parameters(
-    seed: Any, count: Any, strength: float, brightness: str = "v2"
+    seed: Seed, count: int | tf.Tensor, strength: float, brightness: str = "v2"
 ) -> dict[str, tf.Tensor]:
     """Draws the colour distortion of `count` images.
 
@@ -149,7 +158,7 @@ def color_parameters(
         seed: integer tensor of shape (2,).
         count: number of images N.
         strength: s of the paper: brightness, contrast and saturation vary by 0.8 s, hue by 0.2 s
-            of the circle. Factors below zero (s > 1.25) are drawn from zero on.
+            of the circle. With s > 1.25 factors are drawn from zero, not from below it.
         brightness: 'v2': a factor; 'v1': a shift in [-0.8 s, 0.8 s).
 
     Returns:
@@ -178,7 +187,7 @@ def color_parameters(
     }
 
 
-def blur_parameters(seed: Any, count: Any) -> dict[str, tf.Tensor]:
+def blur_parameters(seed: Seed, count: int | tf.Tensor) -> dict[str, tf.Tensor]:
     """Draws the blur of `count` images: 'blur' (N,) bool with probability 0.5, 'sigma' (N,).
 
     Sigma is uniform in [0.1, 2.0) pixels, one per image. Source: SimCLR appendix A.

@@ -2,14 +2,14 @@
 
 Each is a pair: `draw_NAME(seed, count, height, width, channels)` gives its random parameters, with
 the image on the first axis of every value; `apply_NAME(images, params)` is deterministic. Images
-are float32 (N, H, W, C) in [0, 1] and stay there. All of them compile under XLA (a test says so).
+are float32 (N, H, W, C) in [0, 1] and stay there. All of them compile under XLA.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
 
 import tensorflow as tf
 
@@ -26,8 +26,10 @@ AFFINE_DEGREES = 15.0
 Params = dict[str, tf.Tensor]
 
 
-def draw_cutout(seed: Any, count: Any, height: int, width: int, channels: int) -> Params:
-    """Draws who is cut and where the centre is, uniformly over the image's pixels."""
+def draw_cutout(
+    seed: draws.Seed, count: int | tf.Tensor, height: int, width: int, channels: int
+) -> Params:
+    """Draws which images are cut, and the centres, uniformly over the pixels."""
     unit = draws.uniform(seed, tf.stack([count, 3]))
     centre = tf.math.floor(unit[:, 1:] * tf.constant([height, width], tf.float32))
     return {"cutout": unit[:, 0] < CUTOUT_PROBABILITY, "cutout_centre": centre}
@@ -47,8 +49,10 @@ def apply_cutout(images: tf.Tensor, params: Params) -> tf.Tensor:
     return layer.augment_images(images, rectangles)
 
 
-def draw_solarize(seed: Any, count: Any, height: int, width: int, channels: int) -> Params:
-    """Draws who is solarized."""
+def draw_solarize(
+    seed: draws.Seed, count: int | tf.Tensor, height: int, width: int, channels: int
+) -> Params:
+    """Draws which images are solarized."""
     return {"solarize": draws.uniform(seed, tf.stack([count])) < SOLARIZE_PROBABILITY}
 
 
@@ -59,7 +63,9 @@ def apply_solarize(images: tf.Tensor, params: Params) -> tf.Tensor:
     return tf.where(params["solarize"][:, tf.newaxis, tf.newaxis, tf.newaxis], solarized, images)
 
 
-def draw_noise(seed: Any, count: Any, height: int, width: int, channels: int) -> Params:
+def draw_noise(
+    seed: draws.Seed, count: int | tf.Tensor, height: int, width: int, channels: int
+) -> Params:
     """Draws Gaussian noise for every value (as keras.layers.GaussianNoise, which has no seed)."""
     shape = tf.stack([count, height, width, channels])
     return {"noise": NOISE_STDDEV * draws.normal(seed, shape)}
@@ -70,19 +76,23 @@ def apply_noise(images: tf.Tensor, params: Params) -> tf.Tensor:
     return geometry.clip(images + params["noise"])
 
 
-def draw_sobel(seed: Any, count: Any, height: int, width: int, channels: int) -> Params:
-    """Draws who is filtered."""
+def draw_sobel(
+    seed: draws.Seed, count: int | tf.Tensor, height: int, width: int, channels: int
+) -> Params:
+    """Draws which images are filtered."""
     return {"sobel": draws.uniform(seed, tf.stack([count])) < SOBEL_PROBABILITY}
 
 
 def apply_sobel(images: tf.Tensor, params: Params) -> tf.Tensor:
-    """Replaces each channel by the length of its Sobel gradient, a full step edge giving one."""
+    """Replaces each channel by the length of its Sobel gradient, one at a full step edge."""
     edges = tf.image.sobel_edges(images) / 4.0  # (N, H, W, C, 2)
     length = geometry.clip(tf.sqrt(tf.reduce_sum(tf.square(edges), axis=-1)))
     return tf.where(params["sobel"][:, tf.newaxis, tf.newaxis, tf.newaxis], length, images)
 
 
-def draw_rotate(seed: Any, count: Any, height: int, width: int, channels: int) -> Params:
+def draw_rotate(
+    seed: draws.Seed, count: int | tf.Tensor, height: int, width: int, channels: int
+) -> Params:
     """Draws quarter turns, uniformly from 0-3, or from 0 and 2 where the image is not square."""
     unit = draws.uniform(seed, tf.stack([count]))
     turns = tf.math.floor(unit * 4.0) if height == width else 2.0 * tf.math.floor(unit * 2.0)
@@ -100,7 +110,9 @@ def apply_rotate(images: tf.Tensor, params: Params) -> tf.Tensor:
     return tf.where(turns % 2 == 1, quarter, images)
 
 
-def draw_affine(seed: Any, count: Any, height: int, width: int, channels: int) -> Params:
+def draw_affine(
+    seed: draws.Seed, count: int | tf.Tensor, height: int, width: int, channels: int
+) -> Params:
     """Draws a turn and a slant for each image, both uniform up to `AFFINE_DEGREES` either way."""
     angles = (2.0 * draws.uniform(seed, tf.stack([count, 2])) - 1.0) * math.radians(AFFINE_DEGREES)
     return {"affine_turn": angles[:, 0], "affine_slant": angles[:, 1]}
@@ -109,13 +121,13 @@ def draw_affine(seed: Any, count: Any, height: int, width: int, channels: int) -
 def apply_affine(images: tf.Tensor, params: Params) -> tf.Tensor:
     """Slants each image sideways, then turns it clockwise, both about its centre; bilinear.
 
-    What comes in from outside repeats the nearest border pixel.
+    Pixels from outside of the image repeat the nearest border pixel.
     """
     height, width = images.shape[1:3]
     row = tf.range(height, dtype=tf.float32)[:, tf.newaxis] - (height - 1) / 2
     column = tf.range(width, dtype=tf.float32)[tf.newaxis] - (width - 1) / 2
     turn, slant = (params[f"affine_{n}"][:, tf.newaxis, tf.newaxis] for n in ("turn", "slant"))
-    # Where each pixel of the result lies in the image: both steps undone.
+    # The source of each pixel of the result: both steps undone.
     y = tf.cos(turn) * row - tf.sin(turn) * column
     x = tf.cos(turn) * column + tf.sin(turn) * row + tf.tan(slant) * y
     return geometry.sample(images, y + (height - 1) / 2, x + (width - 1) / 2)
@@ -131,7 +143,7 @@ EXTRAS: dict[str, tuple[Callable[..., Params], Callable[..., tf.Tensor]]] = {
 }
 
 
-def keras_cv_for(what: str) -> Any:
+def keras_cv_for(what: str) -> ModuleType:
     """Returns the module keras_cv, or raises a UserError saying how to install it."""
     try:
         import keras_cv

@@ -1,25 +1,29 @@
 """SimCLR's augmentation per image with ordinary `tf.image` functions, for `tf.data` on the host.
 
 Equal in distribution to `SimCLRAugment` (a test compares both with the release's recorded
-statistics), from the image's own pixels; its numbers for one seed are different ones.
+statistics); for the same seed its views are different ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from simclr_tf.augment import color, draws
 from simclr_tf.augment.operations import OPERATIONS, own_seed
-from simclr_tf.augment.options import DEFAULT_AUGMENTATIONS, blur_kernel_size, check_options
+from simclr_tf.augment.options import (
+    DEFAULT_AUGMENTATIONS,
+    Options,
+    blur_kernel_size,
+    check_options,
+)
 from simclr_tf.images import geometry, pixel_values
 
 
 def host_views(
-    image: Any,
-    seed: Any,
+    image: tf.Tensor,
+    seed: draws.Seed,
     *,
     image_size: int | Sequence[int],
     color_jitter_strength: float = 1.0,
@@ -34,17 +38,17 @@ def host_views(
 
     Args:
         image: (H, W, C) uint8, uint16, or float in [0, 1]; H and W may be unknown, C may not.
-        seed: integer tensor (2,), another one for every image and epoch.
+        seed: integer tensor (2,), different for every image and epoch.
         image_size, color_jitter_strength, use_blur, brightness, augmentations, crop_area,
             crop_aspect_ratio: as `SimCLRAugment`.
-        num_views: how many.
+        num_views: number of views.
 
     Returns:
         Tuple of `num_views` float32 tensors (height, width, C) in [0, 1].
 
     Raises:
-        UserError: as `SimCLRAugment`; or another type. In `tf.data` floats out of range stop the
-            pipeline, before they are clipped.
+        UserError: as `SimCLRAugment`; or an image of a wrong type. In `tf.data` floats out of range
+            stop the pipeline, before they are clipped.
 
     Source: SimCLR (arXiv:2002.05709) appendix A.
 
@@ -66,7 +70,7 @@ def host_views(
     return tuple(_view(image, draws.fold_in(seed, view), options) for view in range(num_views))
 
 
-def _view(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
+def _view(image: tf.Tensor, seed: tf.Tensor, options: Options) -> tf.Tensor:
     height, width = options["size"]
     channels = image.shape[-1]
     names = options["names"]
@@ -82,22 +86,22 @@ def _view(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tens
 
 
 def _as_batch_of_one(name: str) -> Callable[..., tf.Tensor]:
-    """Returns an augmentation that has no form of its own here."""
+    """Returns an augmentation without a special form here."""
     operation = OPERATIONS[name]
 
-    def form(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
+    def apply(image: tf.Tensor, seed: tf.Tensor, options: Options) -> tf.Tensor:
         params = operation.draw(seed, 1, image.shape[-1], options)
         image = geometry.clip(image) if operation.clips else image
         return operation.apply(image[tf.newaxis], params, options)[0]
 
-    return form
+    return apply
 
 
-def _flip(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
+def _flip(image: tf.Tensor, seed: tf.Tensor, options: Options) -> tf.Tensor:
     return tf.image.stateless_random_flip_left_right(image, seed)
 
 
-def _crop(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
+def _crop(image: tf.Tensor, seed: tf.Tensor, options: Options) -> tf.Tensor:
     height, width = options["size"]
     low, high = options["crop_aspect_ratio"]
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -113,7 +117,7 @@ def _crop(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tens
     return tf.slice(image, begin, size)
 
 
-def _color(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
+def _color(image: tf.Tensor, seed: tf.Tensor, options: Options) -> tf.Tensor:
     """Colour jitter in random order, then grey: one image, `tf.cond` and `tf.switch_case`."""
     batch = draws.color_parameters(seed, 1, options["color_jitter_strength"], options["brightness"])
     amount, contrast, saturation, hue = tf.unstack(batch["color"][0])
@@ -135,7 +139,7 @@ def _color(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Ten
         return x
 
     if image.shape[-1] != 3:
-        return color.grayscale(image[tf.newaxis])[0]  # raises the one clear error
+        return color.grayscale(image[tf.newaxis])[0]  # raises a UserError
     image = tf.cond(batch["jitter"][0], jitter, lambda: image)
     return tf.cond(
         batch["gray"][0],
@@ -144,7 +148,7 @@ def _color(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Ten
     )
 
 
-def _blur(image: tf.Tensor, seed: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
+def _blur(image: tf.Tensor, seed: tf.Tensor, options: Options) -> tf.Tensor:
     """Gaussian blur as two depthwise convolutions."""
     image = geometry.clip(image)
     batch = draws.blur_parameters(seed, 1)

@@ -1,4 +1,4 @@
-"""What a view is: SimCLR's random augmentation as one Keras layer that runs where the model runs.
+"""SimCLR's random augmentation as a Keras layer that runs on the model's device.
 
 | name in `augmentations` | what it does | compiles under XLA | needs |
 |---|---|---|---|
@@ -13,7 +13,7 @@
 | rotate | 0, 90, 180 or 270 degrees; 0 or 180 if not square | yes | |
 | affine | turned and slanted by up to 15 degrees each | yes | |
 
-All of them run on the device; `host.host_views` is the same thing per image in `tf.data`.
+`host.host_views` does the same for one image in `tf.data`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from simclr_tf.augment.options import DEFAULT_AUGMENTATIONS, KNOWN_AUGMENTATIONS
 from simclr_tf.compat import register
 from simclr_tf.errors import UserError
 from simclr_tf.images import geometry, pixel_values
+from simclr_tf.typing import Batch, Images, KerasConfig
 
 __all__ = ["DEFAULT_AUGMENTATIONS", "KNOWN_AUGMENTATIONS", "SimCLRAugment", "host_views"]
 
@@ -46,8 +47,8 @@ class SimCLRAugment(keras.layers.Layer):
     Crop and resize happen in one step from the image as given. Images that the host has squashed
     onto a common square canvas come with their original size: boxes are then drawn in the original
     geometry (area, aspect ratio and whole pixels as the release draws them) and mapped onto the
-    canvas. What the canvas changes is sharpness alone: a crop smaller than the canvas share that
-    the result needs is interpolated from canvas pixels instead of original ones.
+    canvas. The canvas changes sharpness alone: a small crop is interpolated from pixels of the
+    canvas, which may be fewer than those of the original.
 
     Args:
         image_size: side of the views in pixels, or (height, width).
@@ -57,13 +58,13 @@ class SimCLRAugment(keras.layers.Layer):
         augmentations: names in order of application, or one comma-separated string; 'crop' always
             comes first. The table of this module lists them. 'crop,flip' is for fine-tuning.
         crop_area: range of the crop's share of the image. The release's 0.08 stands for 0.1 in
-            effect (`options.min_covered`); other lower ends mean what they say.
+            effect (`options.min_covered`); other lower ends are used as given.
         crop_aspect_ratio: range of the crop's width / height, times that of the view.
-        seed: where `call` starts counting when it is not given a seed.
-        jit_compile: True compiles the making of the views with XLA, in the form for processors
-            (`compiled.py`); False never does; None does so where no accelerator is in sight and
-            views are large enough to be worth compiling for. Without effect on calls outside of a
-            `tf.function`. The views are the same up to rounding.
+        seed: first seed of `call` where it is not given one.
+        jit_compile: True makes views with XLA, in the form for processors (`compiled.py`); False
+            never does; None does so where there is no accelerator and views are large enough to
+            gain by it. Without effect outside of a `tf.function`. The views are the same up to
+            rounding.
         **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -79,7 +80,7 @@ class SimCLRAugment(keras.layers.Layer):
         TensorShape([8, 32, 32, 3])
     """
 
-    # `SimCLR` hands over canvases and raw bytes, not float images.
+    # `SimCLR` passes canvases and raw bytes, not float images.
     takes_source_images = True
 
     def __init__(
@@ -95,7 +96,7 @@ class SimCLRAugment(keras.layers.Layer):
         jit_compile: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        # Views stay float32 under a mixed-precision policy: the encoder casts what it takes.
+        # Views stay float32 under a mixed-precision policy: the encoder casts its inputs.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.options = check_options(
@@ -110,8 +111,8 @@ class SimCLRAugment(keras.layers.Layer):
         self.seed = int(seed)
         self.jit_compile = jit_compile
         self._compiled: Callable[..., tf.Tensor] | None = None
-        # One counter per replica, each folded with the replica's number. A plain variable: Keras 2
-        # and Keras 3 disagree on how a layer asks for such a weight.
+        # One counter per replica, each folded with the replica's number. A plain variable: the API
+        # for such a weight of a layer differs between Keras 2 and Keras 3.
         self._calls = tf.Variable(
             0,
             trainable=False,
@@ -122,13 +123,15 @@ class SimCLRAugment(keras.layers.Layer):
         )
         self.built = True
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> tf.Tensor:
-        """Calls the layer; see `call`. Keras would wrap a refusal from within in many lines."""
-        # Values outside of graphs alone: in a step the data set has checked them, on the host.
+    def __call__(self, inputs: Batch, *args: Any, **kwargs: Any) -> tf.Tensor:
+        """Calls the layer; see `call`. Checks here, as Keras would wrap an error from `call`."""
+        # Values are checked outside of graphs only: in a step the data set has checked them.
         pixel_values.check_call(inputs.get("image") if isinstance(inputs, Mapping) else inputs)
         return super().__call__(inputs, *args, **kwargs)
 
-    def call(self, inputs: Any, seed: Any = None, training: bool = True) -> tf.Tensor:
+    def call(
+        self, inputs: Batch, seed: draws.Seed | None = None, training: bool = True
+    ) -> tf.Tensor:
         """Returns one view per image.
 
         Args:
@@ -151,8 +154,10 @@ class SimCLRAugment(keras.layers.Layer):
         params = self.draw(tf.shape(images)[0], heights, widths, seed, channels=images.shape[-1])
         return self.apply(images, params)
 
-    def draw_for(self, inputs: Any, seed: Any, copies: int = 1) -> tuple[tf.Tensor, Any]:
-        """Draws what `call` would for the images given `copies` times over, one after the other.
+    def draw_for(
+        self, inputs: Batch, seed: draws.Seed, copies: int = 1
+    ) -> tuple[tf.Tensor, extras.Params]:
+        """Draws what `call` would for the batch repeated `copies` times.
 
         Args:
             inputs: as for `call`.
@@ -171,7 +176,12 @@ class SimCLRAugment(keras.layers.Layer):
         return images, self.draw(count, heights, widths, seed, channels=images.shape[-1])
 
     def draw(
-        self, batch_size: Any, heights: Any, widths: Any, seed: Any, channels: int = 3
+        self,
+        batch_size: int | tf.Tensor,
+        heights: int | tf.Tensor,
+        widths: int | tf.Tensor,
+        seed: draws.Seed,
+        channels: int = 3,
     ) -> extras.Params:
         """Draws the parameters of one batch.
 
@@ -185,8 +195,8 @@ class SimCLRAugment(keras.layers.Layer):
         Returns:
             dict of tensors with N on the first axis (so that a micro-batch is a slice of each):
             'box' (N, 4) y, x, height, width in original pixels, 'size' (N, 2) original height and
-            width, 'flip', 'jitter', 'color', 'order', 'gray', 'blur', 'sigma', and the extras', as
-            far as the augmentations ask for them.
+            width, 'flip', 'jitter', 'color', 'order', 'gray', 'blur', 'sigma', and those of the
+            extras: each where its augmentation is on.
         """
         options = self.options
         height, width = options["size"]
@@ -194,19 +204,19 @@ class SimCLRAugment(keras.layers.Layer):
         widths = tf.broadcast_to(tf.cast(widths, tf.int32), [batch_size])
         params = {}
         for name in options["names"]:
-            own = own_seed(seed, name)
+            folded = own_seed(seed, name)
             if name == "crop":
                 low, high = options["crop_aspect_ratio"]
                 aspect = (low * width / height, high * width / height)
                 params["box"] = draws.crop_boxes(
-                    own, heights, widths, options["crop_area"], aspect, options["min_covered"]
+                    folded, heights, widths, options["crop_area"], aspect, options["min_covered"]
                 )
                 params["size"] = tf.cast(tf.stack([heights, widths], axis=1), tf.float32)
             else:
-                params.update(OPERATIONS[name].draw(own, batch_size, channels, options))
+                params.update(OPERATIONS[name].draw(folded, batch_size, channels, options))
         return params
 
-    def apply(self, images: Any, params: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    def apply(self, images: Images, params: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Makes the views that `params` describe.
 
         Args:
@@ -259,12 +269,14 @@ class SimCLRAugment(keras.layers.Layer):
         start = tf.constant([self.seed & 0x7FFFFFFF, 0x51C], tf.int32)
         return draws.fold_in(draws.fold_in(start, calls), replica)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(
+        self, input_shape: tf.TensorShape | Mapping[str, tf.TensorShape]
+    ) -> tuple[int | None, ...]:
         """Returns (N, height, width, C)."""
         shape = tuple(input_shape["image"] if isinstance(input_shape, Mapping) else input_shape)
         return (shape[0], *self.options["size"], shape[-1])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         """Returns the arguments of `__init__`."""
         options = self.options
         return {
@@ -281,7 +293,7 @@ class SimCLRAugment(keras.layers.Layer):
         }
 
 
-def _unpack(inputs: Any) -> tuple[tf.Tensor, Any, Any]:
+def _unpack(inputs: Batch) -> tuple[tf.Tensor, int | tf.Tensor, int | tf.Tensor]:
     """Returns images and their original heights and widths (scalars, or (N,))."""
     if isinstance(inputs, Mapping):
         if set(inputs) != {"image", "size"}:

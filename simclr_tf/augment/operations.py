@@ -2,22 +2,21 @@
 
 The crop has none: it comes first, and is one step with the resizing (`layer`, `host`, `compiled`).
 `layer` runs these rows on batches. `host` (one image in `tf.data`) and `compiled` (one view, XLA on
-processors) have forms of their own for SimCLR's three, and take the rows of all others.
+processors) have special forms of SimCLR's three, and use the rows of all others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from simclr_tf.augment import color, draws, extras
-from simclr_tf.augment.options import blur_kernel_size
+from simclr_tf.augment.options import Options, blur_kernel_size
 from simclr_tf.images import geometry
 from simclr_tf.images.augmentations import AUGMENTATIONS
 
-Options = Mapping[str, Any]
 Params = Mapping[str, tf.Tensor]
 
 
@@ -28,8 +27,8 @@ class Operation(NamedTuple):
         draw: `draw(seed, count, channels, options)` gives the random parameters of a batch, with
             the image on the first axis of every value.
         apply: `apply(images, params, options)`, deterministic; images float32 (N, H, W, C).
-        clips: Whether `apply` wants values in [0, 1]. As in the release, the first step of colour
-            jitter sees the overshoot of bicubic interpolation.
+        clips: Whether images are clipped to [0, 1] before `apply`. As in the release, the first
+            step of colour jitter sees the overshoot of bicubic interpolation.
     """
 
     draw: Callable[..., Params]
@@ -37,12 +36,12 @@ class Operation(NamedTuple):
     clips: bool = True
 
 
-def own_seed(seed: Any, name: str) -> tf.Tensor:
-    """Returns the seed from which one augmentation draws."""
+def own_seed(seed: draws.Seed, name: str) -> tf.Tensor:
+    """Returns the seed of one augmentation's draws."""
     return draws.fold_in(seed, AUGMENTATIONS.index(name))
 
 
-def _draw_flip(seed: Any, count: Any, channels: int, options: Options) -> Params:
+def _draw_flip(seed: draws.Seed, count: int | tf.Tensor, channels: int, options: Options) -> Params:
     return {"flip": draws.uniform(seed, tf.stack([count])) < 0.5}
 
 
@@ -50,7 +49,9 @@ def _apply_flip(images: tf.Tensor, params: Params, options: Options) -> tf.Tenso
     return geometry.flip_left_right(images, params["flip"])
 
 
-def _draw_color(seed: Any, count: Any, channels: int, options: Options) -> Params:
+def _draw_color(
+    seed: draws.Seed, count: int | tf.Tensor, channels: int, options: Options
+) -> Params:
     strength, brightness = options["color_jitter_strength"], options["brightness"]
     return draws.color_parameters(seed, count, strength, brightness)
 
@@ -63,7 +64,7 @@ def _apply_color(images: tf.Tensor, params: Params, options: Options) -> tf.Tens
     return color.grayscale(images, params["gray"])
 
 
-def _draw_blur(seed: Any, count: Any, channels: int, options: Options) -> Params:
+def _draw_blur(seed: draws.Seed, count: int | tf.Tensor, channels: int, options: Options) -> Params:
     return draws.blur_parameters(seed, count)
 
 
@@ -74,10 +75,10 @@ def _apply_blur(images: tf.Tensor, params: Params, options: Options) -> tf.Tenso
 
 
 def _extra(name: str) -> Operation:
-    """Returns the row of an augmentation of `extras`, which ask for no options but the size."""
+    """Returns the row of an augmentation of `extras`, which depend on the size alone."""
     draw_it, apply_it = extras.EXTRAS[name]
 
-    def draw(seed: Any, count: Any, channels: int, options: Options) -> Params:
+    def draw(seed: draws.Seed, count: int | tf.Tensor, channels: int, options: Options) -> Params:
         height, width = options["size"]
         return draw_it(seed, count, height, width, channels)
 

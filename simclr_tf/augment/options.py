@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 from simclr_tf.augment import color, extras
 from simclr_tf.errors import UserError
@@ -16,12 +16,30 @@ _RELEASE_AREA_MIN = 0.08
 _RELEASE_MIN_COVERED = 0.1
 
 
+class Options(TypedDict):
+    """Checked options of an augmentation: the arguments of `SimCLRAugment`, and what they imply.
+
+    `size` is (height, width), `names` are the augmentations that are on, crop first, and
+    `min_covered` is the share of the image that a crop must cover.
+    """
+
+    image_size: int | list[int]
+    color_jitter_strength: float
+    use_blur: bool
+    brightness: str
+    augmentations: tuple[str, ...]
+    crop_area: tuple[float, float]
+    min_covered: float
+    crop_aspect_ratio: tuple[float, float]
+    size: tuple[int, int]
+    names: list[str]
+
+
 def min_covered(area_min: float) -> float:
     """Returns the share of the image below which a box that was drawn is rejected.
 
     The release draws areas from 0.08 on, but its sampler rejects boxes that cover less than 0.1 of
-    the image. Its own 0.08 keeps that meaning, so that its views stay what they were; any other
-    value is taken at its word.
+    the image. So 0.08 means 0.1, for the release's views; any other value means itself.
 
     Args:
         area_min: Lower end of the range of areas, in (0, 1].
@@ -36,7 +54,7 @@ def min_covered(area_min: float) -> float:
 
 
 def blur_kernel_size(image_size: int) -> int:
-    """Returns the taps of the blur, as the release: a tenth of the image's height, then odd."""
+    """Returns the taps of the blur, as the release: a tenth of the image's height, made odd."""
     return 2 * (image_size // 10 // 2) + 1
 
 
@@ -48,29 +66,14 @@ def check_options(
     augmentations: str | Sequence[str],
     crop_area: Sequence[float],
     crop_aspect_ratio: Sequence[float],
-) -> dict[str, Any]:
-    """Returns the checked options of an augmentation, with 'size' (height, width) and 'names'.
+) -> Options:
+    """Returns the checked options of an augmentation.
 
-    'names' are the augmentations that are on, crop first. Raises UserError.
+    Raises:
+        UserError: as `SimCLRAugment`.
     """
-    given = image_size
-    if isinstance(image_size, int):
-        image_size = (image_size, image_size)
-    size = tuple(image_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise UserError(
-            f"Expected image_size as a whole number > 0 or (height, width); received: {given!r}. "
-            "Pass for example image_size=32."
-        )
-    if isinstance(augmentations, str):
-        augmentations = augmentations.split(",")
-    listed = tuple(name.strip() for name in augmentations if name.strip())
-    unknown = [name for name in listed if name not in KNOWN_AUGMENTATIONS]
-    if unknown or len(set(listed)) != len(listed):
-        raise UserError(
-            f"Expected augmentations from {', '.join(KNOWN_AUGMENTATIONS)}, each once; received: "
-            f"{', '.join(unknown or listed)}. Correct the list."
-        )
+    size = _check_size(image_size)
+    listed = _check_names(augmentations)
     color.check_brightness(brightness)
     if not color_jitter_strength >= 0:
         raise UserError(
@@ -91,14 +94,38 @@ def check_options(
     for name in {"cutout", "solarize"}.intersection(names):
         extras.keras_cv_for(name)  # report a missing package now, not within a step
     return {
-        "image_size": given if isinstance(given, int) else list(size),
+        "image_size": image_size if isinstance(image_size, int) else list(size),
         "color_jitter_strength": float(color_jitter_strength),
         "use_blur": bool(use_blur),
         "brightness": brightness,
         "augmentations": listed,
-        "crop_area": tuple(map(float, crop_area)),
+        "crop_area": (float(crop_area[0]), float(crop_area[1])),
         "min_covered": min_covered(float(crop_area[0])),
-        "crop_aspect_ratio": tuple(map(float, crop_aspect_ratio)),
+        "crop_aspect_ratio": (float(crop_aspect_ratio[0]), float(crop_aspect_ratio[1])),
         "size": size,
         "names": (["crop"] if "crop" in listed else []) + names,
     }
+
+
+def _check_size(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns (height, width)."""
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise UserError(
+            "Expected image_size as a whole number > 0 or (height, width); "
+            f"received: {image_size!r}. Pass for example image_size=32."
+        )
+    return size
+
+
+def _check_names(augmentations: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(augmentations, str):
+        augmentations = augmentations.split(",")
+    listed = tuple(name.strip() for name in augmentations if name.strip())
+    unknown = [name for name in listed if name not in KNOWN_AUGMENTATIONS]
+    if unknown or len(set(listed)) != len(listed):
+        raise UserError(
+            f"Expected augmentations from {', '.join(KNOWN_AUGMENTATIONS)}, each once; received: "
+            f"{', '.join(unknown or listed)}. Correct the list."
+        )
+    return listed

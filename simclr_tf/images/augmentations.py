@@ -1,9 +1,9 @@
-"""The augmentations by name. Settings list them without TensorFlow, `augment` does them."""
+"""The names of the augmentations, readable without TensorFlow; `augment` implements them."""
 
 from __future__ import annotations
 
-# The place in this tuple is folded into the seed: what one augmentation draws does not depend on
-# which others are on. Append only.
+# The index in this tuple is folded into the seed, so that what one augmentation draws does not
+# depend on which others are on. Append only.
 AUGMENTATIONS = (
     "crop", "flip", "color", "blur", "cutout", "solarize", "noise", "sobel", "rotate", "affine",
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Mistakes that only a batch shows: stopped where the batch is made, told in one line.
+"""Errors about one batch of a data set: raised inside the input pipeline, reported in one line.
 
-An input pipeline cannot raise a Python exception of its own: what it asserts arrives as some
-`tf.errors.OpError` around a long text. Here is how a check speaks, and how its line is found again.
+A pipeline cannot raise a Python exception of its own: a failed assertion arrives as some
+`tf.errors.OpError` with a long text. `stop_unless` asserts; `found_in` finds its message again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import tensorflow as tf
 
@@ -17,14 +16,14 @@ from simclr_tf.errors import UserError
 
 # The assertion of `stop_unless`; the closing bracket is the last one of its line.
 _ASSERTED = re.compile(r"assertion failed: \[(Expected .*?)\](?=\s*(?:\n|\[\[|$))", re.DOTALL)
-# What Python code in a pipeline raised (a generator, a `keras.utils.Sequence`, a decoder).
+# Raised by Python code in a pipeline (a generator, a `keras.utils.Sequence`, a decoder).
 _RAISED = re.compile(r"UserError: (Expected [^\n]*)")
 
 
 class BatchError(UserError, tf.errors.InvalidArgumentError):
-    """A `UserError` about a batch that a data set gave on its way.
+    """A `UserError` about a batch, found while a data set is read.
 
-    It is an `InvalidArgumentError` too, since that is what a data set raises elsewhere.
+    It is an `InvalidArgumentError` too, as are other errors of a data set.
 
     Args:
         message: One line.
@@ -40,8 +39,8 @@ class BatchError(UserError, tf.errors.InvalidArgumentError):
         tf.errors.InvalidArgumentError.__init__(self, None, None, message)
 
 
-def stop_unless(holds: Any, message: Any) -> tf.Operation:
-    """Returns the assertion of a graph: a dependency of whatever must not go on without it.
+def stop_unless(holds: tf.Tensor, message: str | tf.Tensor) -> tf.Operation:
+    """Returns an assertion for a graph: make it a control dependency of what it guards.
 
     Args:
         holds: Boolean scalar.
@@ -50,8 +49,8 @@ def stop_unless(holds: Any, message: Any) -> tf.Operation:
     return tf.debugging.Assert(holds, [message])
 
 
-def with_value(template: str, value: Any) -> Any:
-    """Returns a message with its one number put in: a string, in a graph a string tensor.
+def with_value(template: str, value: float | tf.Tensor) -> str | tf.Tensor:
+    """Returns a message with a number filled in: a string, or for a tensor a string tensor.
 
     Args:
         template: Text with one `{}`.
@@ -64,7 +63,7 @@ def with_value(template: str, value: Any) -> Any:
 
 
 def found_in(error: BaseException) -> UserError | None:
-    """Returns the user's mistake that a TensorFlow error was raised for; None if there is none."""
+    """Returns the user's mistake behind a TensorFlow error; None if there is none."""
     if isinstance(error, UserError):
         return error
     text = str(error)
@@ -74,7 +73,7 @@ def found_in(error: BaseException) -> UserError | None:
 
 @contextlib.contextmanager
 def in_one_line() -> Iterator[None]:
-    """Turns what a pipeline stopped for into a `BatchError` that says it in one line.
+    """Turns an error of a pipeline's check into a one-line `BatchError`.
 
     Example:
         >>> with in_one_line():

@@ -2,21 +2,27 @@
 
 Images are channels-last, shape (N, H, W, C), float32 with [0, 1] as the nominal range. Every
 function is deterministic, free of loops over images, has GPU kernels throughout and compiles under
-XLA. Crop with resize, flip and blur are separable linear maps: one small matrix a side and image,
-applied as two batched matrix products. On GPUs of the Ampere generation or later TensorFlow rounds
-the inputs of such products to TF32 (relative error 2^-11, an eighth of a grey level of 255);
+XLA. Crop with resize, flip and blur are separable linear maps: one small matrix for each side and
+image, applied as two batched matrix products. On GPUs of the Ampere generation or later TensorFlow
+rounds the inputs of such products to TF32 (relative error 2^-11, an eighth of a grey level of 255);
 `tf.config.experimental.enable_tensor_float_32_execution(False)` turns that off.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
 from simclr_tf.images.pixel_values import to_float
+from simclr_tf.images.resizing import resize_matrix
+from simclr_tf.typing import Images
+
+Numbers: TypeAlias = "tf.Tensor | np.ndarray | float | Sequence[object]"
+"""What `tf.cast` makes a tensor of: a number for all images, or one for each, also as a list."""
 
 
 def clip(images: tf.Tensor) -> tf.Tensor:
@@ -25,18 +31,18 @@ def clip(images: tf.Tensor) -> tf.Tensor:
 
 
 def crop_and_resize(
-    images: Any,
-    boxes: Any,
+    images: Images,
+    boxes: Numbers,
     height: int,
     width: int,
     method: str = "bicubic",
-    flip: Any = None,
+    flip: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Crops one box from each image and resizes it, as tf.image.resize without antialiasing.
 
     Equal to slicing the box out and resizing it: no pixel outside of the box is read. A box with
-    fractional edges (one that was drawn in the geometry of the image before the host squashed it
-    onto a canvas) reads the pixels that it touches.
+    fractional edges (drawn in the geometry of an image that the host then squashed onto a canvas)
+    reads the pixels that it touches.
 
     Args:
         images: (N, H, W, C), uint8 or float.
@@ -66,18 +72,18 @@ def crop_and_resize(
     images = to_float(images)
     boxes = tf.cast(boxes, tf.float32)
     _, rows_in, columns_in, _ = _shape(images)
-    rows = _resize_matrix(boxes[:, 0], boxes[:, 2], rows_in, height, method, None)
-    columns = _resize_matrix(boxes[:, 1], boxes[:, 3], columns_in, width, method, flip)
+    rows = resize_matrix(boxes[:, 0], boxes[:, 2], rows_in, height, method, None)
+    columns = resize_matrix(boxes[:, 1], boxes[:, 3], columns_in, width, method, flip)
     return _separable(images, rows, columns)
 
 
-def flip_left_right(images: tf.Tensor, flip: Any) -> tf.Tensor:
+def flip_left_right(images: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
     """Mirrors the images for which `flip`, (N,) booleans, is true; images (N, H, W, C)."""
     return tf.where(per_image(flip, tf.bool), images[:, :, ::-1], images)
 
 
 def central_crop_and_resize(
-    images: Any, height: int, width: int, crop_proportion: float = 0.875
+    images: Images, height: int, width: int, crop_proportion: float = 0.875
 ) -> tf.Tensor:
     """Crops the centre and resizes it bicubically: the release's evaluation preprocessing.
 
@@ -105,7 +111,7 @@ def central_crop_and_resize(
     rows_in, columns_in = (shape[1], shape[2]) if batched else (shape[0], shape[1])
     high, wide = tf.cast(rows_in, tf.float32), tf.cast(columns_in, tf.float32)
     aspect = width / height
-    wider = aspect > wide / high  # the result is wider than the image: the image's width binds
+    wider = aspect > wide / high  # than the image: its width is the tighter side
     crop_high = tf.math.rint(
         tf.where(wider, crop_proportion / aspect * wide, crop_proportion * high)
     )
@@ -126,14 +132,14 @@ def central_crop_and_resize(
     return clip(tf.ensure_shape(image, [height, width, images.shape[-1]]))
 
 
-def gaussian_blur(images: Any, sigma: Any, kernel_size: int) -> tf.Tensor:
+def gaussian_blur(images: Images, sigma: Numbers, kernel_size: int) -> tf.Tensor:
     """Blurs each image with its own Gaussian; pixels beyond the border count as zero ('SAME').
 
     Args:
         images: (N, H, W, C), uint8 or float.
         sigma: (N,) or a scalar: standard deviation in pixels, > 0.
-        kernel_size: taps a side; as in the release the radius is kernel_size // 2, so an even size
-            acts as the next odd one, and 0 or 1 changes nothing.
+        kernel_size: taps along a side; as in the release the radius is kernel_size // 2, so an
+            even size acts as the next odd one, and 0 or 1 changes nothing.
 
     Returns:
         float32 (N, H, W, C).
@@ -154,7 +160,7 @@ def gaussian_blur(images: Any, sigma: Any, kernel_size: int) -> tf.Tensor:
 
 
 def sample(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """Reads images between their pixels, bilinearly; outside lies the nearest border pixel.
+    """Reads images between their pixels, bilinearly; outside of them, the nearest border pixel.
 
     Args:
         images: float32 (N, H, W, C) of known height and width.
@@ -162,7 +168,7 @@ def sample(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
         columns: float32 (N, P, Q): where along the width.
 
     Returns:
-        float32 (N, P, Q, C). Of gathers alone, so that it compiles under XLA.
+        float32 (N, P, Q, C). Made of gathers alone, which compile under XLA.
 
     Example:
         >>> image = tf.reshape([0.0, 1.0, 2.0, 3.0], [1, 2, 2, 1])
@@ -196,89 +202,13 @@ def _separable(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Ten
     return tf.transpose(tf.reshape(x, [batch, out_width, out_height, channels]), [0, 2, 1, 3])
 
 
-def resize_bands(
-    start: tf.Tensor, length: tf.Tensor, size_in: int, size_out: int, flip: tf.Tensor, tile: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns a bicubic resize along one side of one image, a few pixels of the result at a time.
-
-    Args:
-        start: scalar, first pixel of the crop.
-        length: scalar, pixels of the crop, at most `size_in`.
-        size_in: pixels of the source.
-        size_out: pixels of the result.
-        flip: scalar boolean: where true the result runs backwards.
-        tile: pixels of the result in a band; the last band may go on beyond the result.
-
-    Returns:
-        For each of the T bands the first source pixel that it reads, int32 (T,), and its matrix
-        over the K source pixels from there on, float32 (T, tile, K).
-
-    Source: as `crop_and_resize`, of which this is one side of one image.
-
-    Example:
-        >>> zero, whole = tf.constant(0.0), tf.constant(320.0)
-        >>> resize_bands(zero, whole, 320, 224, tf.constant(False), tile=28)[0].shape
-        TensorShape([8])
-    """
-    bands = -(-size_out // tile)
-    centre = _resize_centres(start[tf.newaxis], length[tf.newaxis], size_out, flip[tf.newaxis])
-    last = tf.repeat(centre[:, -1:], bands * tile - size_out, axis=1)
-    centre = tf.reshape(tf.concat([centre, last], 1), [bands, tile])
-    reads = min(size_in, math.ceil(tile * size_in / size_out) + 5)
-    first = tf.math.floor(tf.reduce_min(centre, axis=1)) - 1.0
-    first = tf.clip_by_value(first, 0.0, float(size_in - reads))
-    pixels = first[:, tf.newaxis, tf.newaxis] + tf.range(reads, dtype=tf.float32)
-    start, length = (tf.repeat(value[tf.newaxis], bands) for value in (start, length))
-    return tf.cast(first, tf.int32), _resize_weights(centre, pixels, start, length, "bicubic")
-
-
-def _resize_matrix(
-    start: tf.Tensor, length: tf.Tensor, size_in: Any, size_out: int, method: str, flip: Any
-) -> tf.Tensor:
-    """Returns (N, size_out, size_in): how much of each source pixel goes into each result pixel."""
-    centre = _resize_centres(start, length, size_out, flip)
-    source = tf.range(size_in, dtype=tf.float32)  # (size_in,)
-    return _resize_weights(centre, source, start, length, method)
-
-
-def _resize_centres(start: tf.Tensor, length: tf.Tensor, size_out: int, flip: Any) -> tf.Tensor:
-    """Returns (N, size_out): the place of each result pixel, in source pixels."""
-    index = tf.range(size_out, dtype=tf.float32)
-    if flip is not None:
-        index = tf.where(tf.cast(flip, tf.bool)[:, tf.newaxis], index[::-1], index)
-    start, length = start[:, tf.newaxis], length[:, tf.newaxis]
-    return start + (index + 0.5) * (length / size_out) - 0.5
-
-
-def _resize_weights(
-    centre: tf.Tensor, pixels: tf.Tensor, start: tf.Tensor, length: tf.Tensor, method: str
-) -> tf.Tensor:
-    """Returns (N, size_out, K): how much of `pixels`, (K,) or (N, 1, K), goes into each pixel."""
-    distance = tf.abs(centre[:, :, tf.newaxis] - pixels)
-    near = tf.nn.relu(1.0 - distance)
-    if method == "bilinear":
-        weights = near
-    else:
-        # Keys's piecewise cubic with a = -0.5, written over near = [1 - d]+ and far = [2 - d]+
-        far = tf.nn.relu(2.0 - distance)
-        weights = near * near * (1.0 - 2.0 * near) + 0.5 * far * far * (far - 1.0)
-    # Only pixels of the box count, and the weights of the rest are made to sum to one. The margin
-    # keeps a box edge that is an integer up to rounding from reading the pixel beyond it.
-    margin = 1e-3
-    first = tf.math.floor(start + margin)[:, tf.newaxis, tf.newaxis]
-    last = tf.math.ceil(start + length - margin)[:, tf.newaxis, tf.newaxis] - 1.0
-    inside = tf.logical_and(pixels >= first, pixels <= last)
-    weights = weights * tf.cast(inside, tf.float32)
-    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
-
-
-def blur_matrix(sigma: tf.Tensor, size: Any, radius: int) -> tf.Tensor:
+def blur_matrix(sigma: tf.Tensor, size: int | tf.Tensor, radius: int) -> tf.Tensor:
     """Returns the convolution with a Gaussian along one side as a matrix, zeros outside.
 
     Args:
         sigma: (N,) standard deviation of each image's Gaussian in pixels, > 0.
         size: pixels of the side.
-        radius: pixels on each side of the centre that count.
+        radius: taps on each side of the centre.
 
     Returns:
         float32 (N, size, size), which multiplies columns of pixels.
@@ -299,12 +229,12 @@ def blur_matrix(sigma: tf.Tensor, size: Any, radius: int) -> tf.Tensor:
     return weights / total[:, tf.newaxis, tf.newaxis]
 
 
-def per_image(value: Any, dtype: tf.DType = tf.float32) -> tf.Tensor:
-    """Returns a scalar or (N,) as something that broadcasts against (N, H, W, C)."""
+def per_image(value: Numbers, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """Returns a scalar or (N,) in a shape that broadcasts against (N, H, W, C)."""
     return tf.reshape(tf.cast(value, dtype), [-1, 1, 1, 1])
 
 
-def _shape(x: tf.Tensor) -> list[Any]:
+def _shape(x: tf.Tensor) -> list[int | tf.Tensor]:
     """Returns the shape, static where it is known."""
     dynamic = tf.shape(x)
     return [dynamic[i] if size is None else size for i, size in enumerate(x.shape)]

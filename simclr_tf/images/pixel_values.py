@@ -1,41 +1,42 @@
-"""What the numbers in an image mean: said once, for views, models, sources, teachers and exports.
+"""What the numbers in an image mean, for views, models, data sets, teachers and exports alike.
 
 | type | meaning |
 |---|---|
 | uint8 | 0 to 255, divided by 255 |
 | uint16 | 0 to 65,535, divided by 65,535 |
 | float16, bfloat16, float32, float64 | as they are, in [0, 1] unless a model's `value_range` says otherwise |
-| any other | refused: an int32 may hold bytes, 16 bits or classes, and nobody can tell |
+| any other | refused: an int32 may hold 8 bits, 16 bits or classes, and its type does not tell |
 
-So a picture gives the same features whatever its type. Values of floats are checked on the host,
-where they come in (arrays when they are passed, data sets in their pipeline): in a step an
-accelerator would have to wait for the answer.
+So a picture gives the same features whatever its type. Values of floats are checked on the host
+(arrays when they are passed, data sets in their pipeline): within a step an accelerator would have
+to wait for the result.
 """  # noqa: E501
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
 from simclr_tf.images.batch_errors import stop_unless, with_value
+from simclr_tf.typing import Images
 
 Range = tuple[float, float]
 
 UNIT_RANGE: Range = (0.0, 1.0)
-# Of the range's width. Bicubic interpolation overshoots by at most 0.28 of it (two sides of 1/8).
+# Tolerance, as a share of the range. Bicubic interpolation overshoots by at most 0.28 of it (1/8
+# along each side).
 SLACK = 0.3
 
 _SCALED = {tf.uint8: 255.0, tf.uint16: 65535.0}
 _FLOATS = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
-_ROWS_AT_A_TIME = 1024  # of an array at a time: a copy of all of it may not fit into memory
+_ROWS_AT_A_TIME = 1024  # of an array: a float copy of all of it may not fit into memory
 
 
-def check_type(dtype: Any) -> None:
-    """Refuses images of a type without a meaning.
+def check_type(dtype: tf.DType | np.dtype | str) -> None:
+    """Refuses images of a type that the table does not list.
 
     Args:
         dtype: A TensorFlow or NumPy type, or its name.
@@ -63,7 +64,7 @@ def check_type(dtype: Any) -> None:
     )
 
 
-def to_float(images: Any) -> tf.Tensor:
+def to_float(images: Images) -> tf.Tensor:
     """Returns images as float32, with integer types scaled from their full range to [0, 1].
 
     Args:
@@ -93,7 +94,7 @@ def check_value_range(value_range: Sequence[float] | None) -> Range | None:
         value_range: (lowest, highest) of float images; None: any values.
 
     Raises:
-        UserError: No such pair.
+        UserError: It is no such pair.
     """
     if value_range is None:
         return None
@@ -109,15 +110,15 @@ def check_value_range(value_range: Sequence[float] | None) -> Range | None:
     return low, high
 
 
-def check_values(images: Any, value_range: Range | None = UNIT_RANGE) -> None:
-    """Refuses an array of images of another type or of values outside of their range.
+def check_values(images: Images, value_range: Range | None = UNIT_RANGE) -> None:
+    """Refuses an array of images of a wrong type or with values outside of their range.
 
     Args:
         images: Array or eager tensor, (N, ...).
         value_range: (lowest, highest) of float images; None: any finite values.
 
     Raises:
-        UserError: As said; the message has the line that corrects it.
+        UserError: A wrong type or value; the message has the line that corrects it.
 
     Example:
         >>> check_values(np.zeros([8, 32, 32, 3], "float32"))
@@ -126,7 +127,7 @@ def check_values(images: Any, value_range: Range | None = UNIT_RANGE) -> None:
     if tf.as_dtype(images.dtype) in _SCALED:
         return
     if tf.is_tensor(images):
-        if images.shape.num_elements():
+        if tf.TensorShape(images.shape).num_elements():
             parts = [(tf.reduce_min(images).numpy(), tf.reduce_max(images).numpy())]
         else:
             parts = []
@@ -140,14 +141,14 @@ def check_values(images: Any, value_range: Range | None = UNIT_RANGE) -> None:
 
 
 def checked(images: tf.Tensor, value_range: Range | None = UNIT_RANGE) -> tf.Tensor:
-    """Returns the images; in a graph (of `tf.data`) they do not pass with values out of range.
+    """Returns the images, checked; in a graph (of `tf.data`) by an assertion.
 
     Args:
         images: Any shape.
         value_range: (lowest, highest) of float images; None: any finite values.
 
     Raises:
-        UserError: Another type; outside of graphs, values out of range too.
+        UserError: A wrong type; outside of graphs, also values out of range.
 
     Example:
         >>> dataset.map(lambda image: host_views(checked(image), seed, image_size=32))
@@ -171,16 +172,18 @@ def checked(images: tf.Tensor, value_range: Range | None = UNIT_RANGE) -> tf.Ten
         return tf.identity(images)
 
 
-def check_call(images: Any, value_range: Range | None = UNIT_RANGE, values: bool = True) -> None:
-    """Refuses what a layer or model is called with; Keras would wrap an error from within.
+def check_call(
+    images: Images | None, value_range: Range | None = UNIT_RANGE, values: bool = True
+) -> None:
+    """Checks what a layer or model is called with; Keras would wrap an error raised in `call`.
 
     Args:
-        images: Array, or tensor of any kind.
+        images: Array, or tensor of any kind; anything without a dtype is not checked.
         value_range: Of float images; None: any finite values.
-        values: Whether to look at values too, where they are at hand.
+        values: Whether to check values too, where they are known.
 
     Raises:
-        UserError: A type without a meaning, or values out of range.
+        UserError: A wrong type, or values out of range.
     """
     dtype = getattr(images, "dtype", None)
     if dtype is None:
@@ -191,17 +194,19 @@ def check_call(images: Any, value_range: Range | None = UNIT_RANGE, values: bool
         check_values(images, value_range)
 
 
-def _chunks(images: Any) -> list[np.ndarray]:
-    """Yields an array in parts, float32 (float64 where it is that: it may overflow)."""
+def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Returns an array in parts, as float32 (float64 stays: its values may overflow float32)."""
     kind = np.float64 if tf.as_dtype(images.dtype) == tf.float64 else np.float32
     starts = range(0, len(images), _ROWS_AT_A_TIME)
-    return (np.asarray(images[i : i + _ROWS_AT_A_TIME], kind) for i in starts)  # type: ignore
+    return (np.asarray(images[i : i + _ROWS_AT_A_TIME], kind) for i in starts)
 
 
-def _verdict(low: Any, high: Any, value_range: Range | None) -> tuple[Any, Any]:
-    """Returns whether values from `low` to `high` will do, and what to say if not.
+def _verdict(
+    low: float | tf.Tensor, high: float | tf.Tensor, value_range: Range | None
+) -> tuple[bool | tf.Tensor, str | tf.Tensor]:
+    """Returns whether values from `low` to `high` are in range, and the message if not.
 
-    Numbers or scalar tensors. Comparisons are written so that not-a-number fails them.
+    Numbers or scalar tensors. Comparisons are written so that NaN fails them.
     """
     if value_range is None:
         finite = (abs(low) < float("inf")) & (abs(high) < float("inf"))

@@ -1,6 +1,6 @@
-"""What shows through the transparent pixels of an image: one rule, in whole numbers.
+"""What shows through the transparent pixels of an image, in integer arithmetic with NumPy.
 
-`transparency_ops` computes the same with TensorFlow, equal to the last bit.
+`transparency_ops` computes the same with TensorFlow, bit for bit.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from simclr_tf.errors import UserError
 
-if TYPE_CHECKING:  # `--help` reads the names below, before NumPy is there
+if TYPE_CHECKING:  # `--help` reads the names below without importing NumPy
     import numpy as np
 
 TRANSPARENT = ("white", "black", "keep", "mean")
 DEFAULT = "white"
-# What was done before there was a choice: runs and exports of that time say nothing of it.
+# The behaviour before there was a choice: runs and exports from then do not record one.
 BEFORE = "keep"
 WHAT_IT_DOES = (
     "What shows through transparent pixels: white, black, mean (the image's mean colour, weighted "
@@ -33,12 +33,12 @@ def check_transparent(transparent: str) -> None:
 
 
 def composite(colours: np.ndarray, alpha: np.ndarray, transparent: str) -> np.ndarray:
-    """Lays an image over a ground, at the image's own size: before any resizing.
+    """Lays an image over a background, at the image's own size: before any resizing.
 
-    A pixel of colour c and opacity a becomes (c a + g (255 - a)) / 255, rounded. The ground g is
-    255 for 'white' and 0 for 'black'. For 'mean' it is, in each channel, the sum of c a over all
-    pixels divided by the sum of a, rounded: the mean colour, weighted by opacity. An image that
-    is transparent everywhere has no mean: white stands in. 'keep' returns the colours.
+    A pixel of colour c and opacity a becomes (c a + g (255 - a)) / 255, rounded. The background g
+    is 255 for 'white' and 0 for 'black'. For 'mean' it is, in each channel, the sum of c a over all
+    pixels divided by the sum of a, rounded: the mean colour, weighted by opacity. For an image that
+    is transparent everywhere it is white. 'keep' returns the colours.
 
     Args:
         colours: uint8 (h, w, c), not multiplied by alpha.
@@ -59,20 +59,20 @@ def composite(colours: np.ndarray, alpha: np.ndarray, transparent: str) -> np.nd
     import numpy as np
 
     weights = alpha[..., np.newaxis].astype(np.int32)
-    ground: np.ndarray | int = 255 if transparent == "white" else 0
+    background: np.ndarray | int = 255 if transparent == "white" else 0
     if transparent == "mean":
         total = int(alpha.sum(dtype=np.int64))
-        # In float64, whose sums of whole numbers are exact: several times faster than integers.
+        # float64 sums of integers are exact, and several times faster than integer sums.
         flat = colours.reshape(-1, colours.shape[-1]).astype(np.float64)
         sums = (alpha.reshape(-1).astype(np.float64) @ flat).astype(np.int64)
-        ground = ((2 * sums + total) // (2 * total)).astype(np.int32) if total else 255
-    return ((colours * weights + ground * (255 - weights) + 127) // 255).astype(np.uint8)
+        background = ((2 * sums + total) // (2 * total)).astype(np.int32) if total else 255
+    return ((colours * weights + background * (255 - weights) + 127) // 255).astype(np.uint8)
 
 
 def is_flat(image: np.ndarray) -> bool:
-    """Returns whether an image (h, w, c) is one colour all over.
+    """Returns whether an image (h, w, c) is of one colour.
 
-    A sparse look settles nearly every image that is not, in some microseconds.
+    Comparing every 16th pixel first settles nearly every other image, in microseconds.
     """
     first = image[0, 0]
     return bool((image[::16, ::16] == first).all() and (image == first).all())

@@ -1,4 +1,4 @@
 """Losses as plain functions of tensors: NT-Xent whole (`nt_xent`) or in blocks (`blockwise`), and
 cross-entropy.
-They know replicas, but no model.
+They handle replicas, but no models.
 """

@@ -1,23 +1,28 @@
 """NT-Xent's rows, block by block: memory grows linearly with the batch.
 
 The plain form keeps four (N, M) matrices of similarities, their softmax and its gradient. Here a
-block of rows is computed, reduced to a few numbers a row and forgotten; the backward pass computes
-it again. What is kept is (N,) and (M, d). Every op has a GPU kernel and compiles under XLA.
+block of rows is computed, reduced to a few numbers a row and discarded; the backward pass computes
+it again. Tensors of sizes (N,) and (M, d) are kept. Every op has a GPU kernel and compiles under
+XLA.
 
-The positive is kept apart from the negatives: when it holds nearly all of a row's probability, as
+Positives are kept apart from negatives: when a positive has nearly all of a row's probability, as
 late in training, neither loss nor gradient is the small difference of two large numbers.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
 # Similarities of one kind in one block: 4 MB each stay in a processor's cache or near it.
 _BLOCK_ELEMENTS = 2**20
-# Finite, unlike minus infinity, so that no difference of two is undefined; its exp is zero.
+# Not minus infinity, so that the difference of two is defined; its exp is zero.
 MASKED = -1e9
+
+State: TypeAlias = "list[tf.Tensor | tf.TensorArray]"
+"""What a loop carries from one block to the next."""
 
 
 class RowStatistics(NamedTuple):
@@ -26,7 +31,7 @@ class RowStatistics(NamedTuple):
     Attributes:
         first: (N,) loss of the first view: minus the log probability of its own second view among
             the other 2M - 1 views.
-        second: (N,) the same of the second view.
+        second: (N,) the same for the second view.
         hit: (N,) 1.0 where a first view is nearest to its own second view, else 0.0.
         entropy: (N,) entropy in nats of the softmax over second views.
     """
@@ -38,14 +43,14 @@ class RowStatistics(NamedTuple):
 
 
 def default_block_size(images: int | tf.Tensor, all_images: int | tf.Tensor) -> int | tf.Tensor:
-    """Returns the rows of a block, or 0 for the plain form, which is as good for small batches.
+    """Returns the images in a block, or 0 for the plain form, which suits small batches.
 
     Args:
         images: N, this replica's images; a tensor where it is not known before the step.
         all_images: M, the images of all replicas.
 
     Returns:
-        An int; a scalar int32 tensor, at least 1, where N or M is one.
+        An int; where N or M is a tensor, a scalar int32 tensor of at least 1.
     """
     if isinstance(images, int) and isinstance(all_images, int):
         if images * all_images <= _BLOCK_ELEMENTS:
@@ -63,16 +68,16 @@ def row_statistics(
     block_size: int | tf.Tensor,
     mask: tf.Tensor | None = None,
 ) -> RowStatistics:
-    """Returns the losses of NT-Xent's rows and the metrics of the same rows.
+    """Returns the losses and metrics of NT-Xent's rows.
 
     Args:
         first: (N, d) float32 first views of this replica, divided by the temperature.
         second: (N, d) second views, likewise.
         all_first: (M, d) float32 first views of all replicas, not divided.
         all_second: (M, d).
-        labels: (N,) int32 in [0, M): where this replica's images are among all.
+        labels: (N,) int32 in [0, M): indices of this replica's images among all.
         block_size: Images whose two rows are computed at a time, >= 1.
-        mask: (M,) bool, False for images that are nobody's negatives; None: all are.
+        mask: (M,) bool, False for images that are not used as negatives; None: all are used.
 
     Returns:
         A `RowStatistics`; gradients of `first` and `second` reach the four inputs.
@@ -89,26 +94,30 @@ def row_statistics(
     penalty = None if mask is None else tf.tile(tf.where(mask, 0.0, MASKED), [2])  # (2M,)
 
     @tf.custom_gradient
-    def statistics(*inputs: tf.Tensor) -> tuple[Any, Any]:
+    def statistics(
+        *inputs: tf.Tensor,
+    ) -> tuple[tuple[tf.Tensor, ...], Callable[..., list[tf.Tensor]]]:
         own_first, own_second, keys_first, keys_second = inputs
         queries = blocks.split(tf.stack([own_first, own_second], axis=1))  # (blocks, B, 2, d)
         keys = tf.concat([keys_first, keys_second], axis=0)  # (2M, d)
 
-        def forward(index: tf.Tensor, *kept: tf.TensorArray) -> list[Any]:
+        def forward(index: tf.Tensor, *kept: tf.TensorArray) -> State:
             own = _rows(places, index)
             reduced = _reduce(*_similarities(_rows(queries, index), keys, own, penalty), own[::2])
             pairs = zip(kept, reduced, strict=True)
             return [index + 1, *(array.write(index, rows) for array, rows in pairs)]
 
         kept = [array.stack() for array in blocks.loop(forward, blocks.arrays(6))]
-        largest, negative, total, losses, hit, entropy = kept  # (blocks, 2B), the last two half
+        largest, negative, total, losses, hit, entropy = (
+            kept  # (blocks, 2B); the last two: (blocks, B)
+        )
 
         def backward(*gradients: tf.Tensor) -> list[tf.Tensor]:
-            # The gradient of a similarity is its probability, of the positive's that minus one.
+            # The gradient of a similarity is its probability; of the positive's, that minus one.
             weights = blocks.split(tf.stack(gradients[:2], axis=1))
             weights = tf.reshape(weights, tf.shape(total)) / total
 
-            def step(index: tf.Tensor, written: tf.TensorArray, of_keys: tf.Tensor) -> list[Any]:
+            def step(index: tf.Tensor, written: tf.TensorArray, of_keys: tf.Tensor) -> State:
                 query, weight = _rows(queries, index), _column(weights, index)
                 negatives, *_ = _similarities(query, keys, _rows(places, index), penalty)
                 share = tf.exp(negatives - _column(largest, index))  # (2B, 2M)
@@ -117,8 +126,8 @@ def row_statistics(
 
             written, of_keys = blocks.loop(step, [*blocks.arrays(1), tf.zeros_like(keys)])
             of_queries = blocks.join(tf.reshape(written.stack(), tf.shape(queries)))
-            pull = blocks.join_pairs(weights * negative)[:, :, tf.newaxis]  # (N, 2, 1)
-            return _with_positives(of_queries, of_keys, pull, inputs, labels)
+            of_positives = blocks.join_pairs(weights * negative)[:, :, tf.newaxis]  # (N, 2, 1)
+            return _with_positives(of_queries, of_keys, of_positives, inputs, labels)
 
         first_loss, second_loss = tf.unstack(blocks.join_pairs(losses), axis=1)
         return (first_loss, second_loss, blocks.join(hit), blocks.join(entropy)), backward
@@ -128,7 +137,7 @@ def row_statistics(
 
 
 class _Blocks:
-    """How images are cut: (N, ...) to (blocks, B, ...), the last filled with zeros, and back.
+    """Cuts images into blocks, (N, ...) to (blocks, B, ...), the last padded by zeros, and back.
 
     Args:
         count: N.
@@ -138,7 +147,7 @@ class _Blocks:
     def __init__(self, count: tf.Tensor, size: int | tf.Tensor) -> None:
         self.count = count
         self.size = size
-        # At least one block, which may be padding only: an empty TensorArray has no element shape.
+        # At least one block, even of padding alone: an empty TensorArray has no element shape.
         self.blocks = tf.maximum(1, (count + size - 1) // size)
 
     def split(self, rows: tf.Tensor) -> tf.Tensor:
@@ -158,7 +167,7 @@ class _Blocks:
     def arrays(self, number: int) -> list[tf.TensorArray]:
         return [tf.TensorArray(tf.float32, self.blocks) for _ in range(number)]
 
-    def loop(self, body: Any, state: list[Any]) -> list[Any]:
+    def loop(self, body: Callable[..., State], state: State) -> State:
         """Runs one block after another: two at a time would need twice the memory."""
         start = tf.constant(0)
         done = tf.while_loop(
@@ -168,24 +177,24 @@ class _Blocks:
 
 
 def _similarities(
-    query: tf.Tensor, keys: tf.Tensor, own: tf.Tensor, penalty: tf.Tensor | None
+    query: tf.Tensor, keys: tf.Tensor, places: tf.Tensor, penalty: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns the similarities of one block of B images.
 
     Args:
         query: (2B, d), both views of an image after each other.
         keys: (2M, d), all first views before all second views.
-        own: (2B,) where each row's image is among the M.
+        places: (2B,) index of each row's image among the M.
         penalty: (2M,) added to the similarities with each key; None: nothing.
 
     Returns:
-        (2B, 2M), with -inf for a view with itself and for the positives; the positives, (2B,); and
-        first views with second views, (B, M), positives included.
+        (2B, 2M), -inf where a view meets itself or its positive; the positives, (2B,); and the
+        similarities of first with second views, (B, M), positives included.
     """
     rows, images = tf.range(tf.shape(query)[0]), tf.shape(keys)[0] // 2
     view = rows % 2
-    itself = tf.stack([rows, own + view * images], axis=1)
-    other_view = tf.stack([rows, own + (1 - view) * images], axis=1)
+    itself = tf.stack([rows, places + view * images], axis=1)
+    other_view = tf.stack([rows, places + (1 - view) * images], axis=1)
     every = tf.matmul(query, keys, transpose_b=True)
     if penalty is not None:
         every += penalty
@@ -200,9 +209,9 @@ def _similarities(
 
 
 def _reduce(
-    negatives: tf.Tensor, positive: tf.Tensor, between: tf.Tensor, own: tf.Tensor
+    negatives: tf.Tensor, positive: tf.Tensor, between: tf.Tensor, places: tf.Tensor
 ) -> tuple[tf.Tensor, ...]:
-    """Returns what is kept of a block of B images; `own`, (B,), are their places among the M.
+    """Reduces a block of B images to what is kept; `places`, (B,), are their indices among the M.
 
     Returns:
         For each of its rows, (2B,): the largest similarity; the sums of exp(similarity - largest)
@@ -211,44 +220,44 @@ def _reduce(
     largest = tf.maximum(tf.reduce_max(negatives, axis=1), positive)
     negative = tf.reduce_sum(tf.exp(negatives - largest[:, tf.newaxis]), axis=1)
     of_positive = tf.exp(positive - largest)
-    # log(total) + largest - positive; exact, too, where the positive is nearly all of the total.
+    # log(total) + largest - positive, exact even where the positive is nearly all of the total.
     losses = tf.math.log1p(negative + (of_positive - 1.0)) + (largest - positive)
     probability = tf.nn.softmax(between)
     # 1e-8 as the release: a probability that underflows to zero adds nothing.
     entropy = -tf.reduce_sum(probability * tf.math.log(probability + 1e-8), axis=1)
-    # argmax takes the first of equal values, as the loss in one piece does.
+    # argmax takes the first of equal values, as the plain form does.
     nearest = tf.argmax(between, axis=1, output_type=tf.int32)
-    hit = tf.cast(tf.equal(nearest, own), tf.float32)
+    hit = tf.cast(tf.equal(nearest, places), tf.float32)
     return largest, negative, negative + of_positive, losses, hit, entropy
 
 
 def _with_positives(
     of_queries: tf.Tensor,
     of_keys: tf.Tensor,
-    pull: tf.Tensor,
+    weights: tf.Tensor,
     inputs: tuple[tf.Tensor, ...],
     labels: tf.Tensor,
 ) -> list[tf.Tensor]:
     """Adds the gradient of the positives to that of the negatives, for each of the four inputs.
 
-    A row's probabilities add up to one: the positive gets minus what all its negatives get.
+    A row's probabilities add up to one: the positive's gradient is minus the sum of its negatives'.
     """
     own_first, own_second, keys_first, keys_second = inputs
     of_first_keys, of_second_keys = tf.split(of_keys, 2)
     at = labels[:, tf.newaxis]
     return [
-        of_queries[:, 0] - pull[:, 0] * tf.gather(keys_second, labels),
-        of_queries[:, 1] - pull[:, 1] * tf.gather(keys_first, labels),
-        tf.tensor_scatter_nd_sub(of_first_keys, at, pull[:, 1] * own_second),
-        tf.tensor_scatter_nd_sub(of_second_keys, at, pull[:, 0] * own_first),
+        of_queries[:, 0] - weights[:, 0] * tf.gather(keys_second, labels),
+        of_queries[:, 1] - weights[:, 1] * tf.gather(keys_first, labels),
+        tf.tensor_scatter_nd_sub(of_first_keys, at, weights[:, 1] * own_second),
+        tf.tensor_scatter_nd_sub(of_second_keys, at, weights[:, 0] * own_first),
     ]
 
 
 def _rows(blocks: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """(blocks, B, 2, ...) to one block's rows, (2B, ...)."""
+    """Returns one block's rows, (2B, ...), of (blocks, B, 2, ...)."""
     return tf.reshape(tf.gather(blocks, index), [-1, *blocks.shape[3:]])
 
 
 def _column(blocks: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """(blocks, 2B) to one block's (2B, 1)."""
+    """Returns one block's (2B, 1) of (blocks, 2B)."""
     return tf.gather(blocks, index)[:, tf.newaxis]

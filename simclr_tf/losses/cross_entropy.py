@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
+from simclr_tf.typing import Labels
 
 
-def supervised_loss(labels: Any, logits: tf.Tensor, per_example: bool = False) -> tf.Tensor:
+def supervised_loss(labels: Labels, logits: tf.Tensor, per_example: bool = False) -> tf.Tensor:
     """Softmax cross-entropy of a classifier's logits, in float32.
 
     Args:

@@ -1,7 +1,7 @@
 """NT-Xent, the contrastive loss of SimCLR.
 
-It computes in float32 whatever the network's precision: at temperature 0.1 a bfloat16 similarity
-has an error of several per cent in the probability. Every op has a GPU kernel and compiles.
+It is computed in float32 whatever the network's precision: at temperature 0.1 a bfloat16 similarity
+is wrong by several per cent of the probability. Every op has a GPU kernel and compiles.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class ContrastiveOutput(NamedTuple):
         logits_ab: (N, M) similarities of first views with every second view, over temperature;
             None where they were computed in blocks and not kept.
         labels: (N,) int32 in [0, M), the column of `logits_ab` that is the positive.
-        accuracy: scalar, how many first views are nearest to their own second view, likewise.
-        entropy: scalar in nats, mean entropy of softmax(logits_ab), likewise.
+        accuracy: scalar, this replica's share of the accuracy: a first view counts where it is
+            nearest to its own second view.
+        entropy: scalar in nats, this replica's share of the mean entropy of softmax(logits_ab).
     """
 
     loss: tf.Tensor
@@ -64,12 +65,12 @@ def nt_xent(
             the same images in the same order. Any float type.
         temperature: > 0; divides the similarities.
         hidden_norm: whether to scale each row to unit length (cosine similarity).
-        block_size: images whose similarities are computed at a time, each block forgotten and
-            computed again in the backward pass, so that memory grows with M and not with N * M;
-            0: all at once, keeping `logits_ab`; None: blocks where N * M is above 2 ** 20 (1,024
-            images on one replica) or N is not known before the step.
+        block_size: images whose similarities are computed at a time; each block is computed again
+            in the backward pass, so that memory grows with M and not with N * M; 0: all at once,
+            keeping `logits_ab`; None: blocks where N * M is above 2 ** 20 (1,024 images on one
+            replica) or N is not known before the step.
         mask: (N,) bool, False for images that only fill up a batch: they are neither counted nor
-            anybody's negatives; None: all count.
+            used as negatives; None: all count.
 
     Returns:
         A `ContrastiveOutput`; `accuracy` and `entropy` carry no gradient.
@@ -99,11 +100,7 @@ def nt_xent(
 
     temperature = tf.cast(temperature, tf.float32)
     if block_size is None:
-        # A gather forgets how many rows it returns.
-        images = tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
-        known = first.shape[0] is not None
-        all_images = images * num_replicas() if known else tf.shape(all_first)[0]
-        block_size = default_block_size(images, all_images)
+        block_size = _default_block_size(first, all_first)
     if not isinstance(block_size, int) or block_size > 0:
         scaled = (first / temperature, second / temperature)
         rows = row_statistics(*scaled, all_first, all_second, labels, block_size, everyone)
@@ -114,27 +111,11 @@ def nt_xent(
             accuracy=replicas.share_of_mean(rows.hit, count),
             entropy=replicas.share_of_mean(rows.entropy, count),
         )
-    is_self = tf.one_hot(labels, tf.shape(all_first)[0])  # (N, M)
-    logits_ab = tf.matmul(first, all_second, transpose_b=True) / temperature
-    logits_ba = tf.matmul(second, all_first, transpose_b=True) / temperature
-    logits_aa = tf.matmul(first, all_first, transpose_b=True) / temperature
-    logits_bb = tf.matmul(second, all_second, transpose_b=True) / temperature
-    if everyone is not None:  # columns of images that don't count
-        nobody = tf.where(everyone, 0.0, SELF_SIMILARITY_PENALTY)  # (M,)
-        logits_ab, logits_ba = logits_ab - nobody, logits_ba - nobody
-        logits_aa, logits_bb = logits_aa - nobody, logits_bb - nobody
-    logits_aa -= is_self * SELF_SIMILARITY_PENALTY
-    logits_bb -= is_self * SELF_SIMILARITY_PENALTY
-
-    # The other view stands first in each row of 2M logits, so its column is the image's own id.
-    loss_a = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels, tf.concat([logits_ab, logits_aa], axis=1)
-    )
-    loss_b = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels, tf.concat([logits_ba, logits_bb], axis=1)
+    losses, logits_ab = _whole_rows(
+        first, second, all_first, all_second, labels, everyone, temperature
     )
     return ContrastiveOutput(
-        loss=replicas.share_of_mean(loss_a + loss_b, count),
+        loss=replicas.share_of_mean(losses, count),
         logits_ab=logits_ab,
         labels=labels,
         accuracy=replicas.share_of_mean(_hits(labels, logits_ab), count),
@@ -161,10 +142,49 @@ def _check_arguments(
         )
 
 
+def _default_block_size(first: tf.Tensor, all_first: tf.Tensor) -> int | tf.Tensor:
+    if first.shape[0] is None:
+        return default_block_size(tf.shape(first)[0], tf.shape(all_first)[0])
+    # The static shape of a gather has no number of rows.
+    return default_block_size(first.shape[0], first.shape[0] * num_replicas())
+
+
+def _whole_rows(
+    first: tf.Tensor,
+    second: tf.Tensor,
+    all_first: tf.Tensor,
+    all_second: tf.Tensor,
+    labels: tf.Tensor,
+    everyone: tf.Tensor | None,
+    temperature: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the loss of both views of each image, (N,), and `logits_ab`, all rows at once."""
+    is_self = tf.one_hot(labels, tf.shape(all_first)[0])  # (N, M)
+    logits_ab = tf.matmul(first, all_second, transpose_b=True) / temperature
+    logits_ba = tf.matmul(second, all_first, transpose_b=True) / temperature
+    logits_aa = tf.matmul(first, all_first, transpose_b=True) / temperature
+    logits_bb = tf.matmul(second, all_second, transpose_b=True) / temperature
+    if everyone is not None:  # columns of images that don't count
+        nobody = tf.where(everyone, 0.0, SELF_SIMILARITY_PENALTY)  # (M,)
+        logits_ab, logits_ba = logits_ab - nobody, logits_ba - nobody
+        logits_aa, logits_bb = logits_aa - nobody, logits_bb - nobody
+    logits_aa -= is_self * SELF_SIMILARITY_PENALTY
+    logits_bb -= is_self * SELF_SIMILARITY_PENALTY
+
+    # The other view stands first in each row of 2M logits, so its column is the image's own id.
+    loss_a = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels, tf.concat([logits_ab, logits_aa], axis=1)
+    )
+    loss_b = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels, tf.concat([logits_ba, logits_bb], axis=1)
+    )
+    return loss_a + loss_b, logits_ab
+
+
 def _gather_views(
     first: tf.Tensor, second: tf.Tensor, mask: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | None]:
-    """Returns first and second views of all replicas, (M, d) each, this one's rows, the mask (M,).
+    """Returns all replicas' first and second views, (M, d), this replica's indices, and mask (M,).
 
     Rows that fill up are among the M here.
     """
@@ -173,9 +193,9 @@ def _gather_views(
         return first, second, rows, mask
     context = tf.distribute.get_replica_context()
     replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
-    # Side by side on the feature axis: one collective, and no replica's order can get mixed up.
-    # Each row says whose it is, since replicas need not hold as many: in float32, as there is no
-    # gather of int32 everywhere.
+    # Side by side on the feature axis: one collective, and both views stay in the same order. Each
+    # row names its replica, since replicas may have different numbers of rows: in float32, as not
+    # every device gathers int32.
     owner = tf.fill([tf.shape(first)[0], 1], tf.cast(replica, tf.float32))
     counted = [] if mask is None else [tf.cast(mask, tf.float32)[:, tf.newaxis]]
     width = first.shape[1]

@@ -1,4 +1,4 @@
-"""The networks of keras.applications, each fed the input scaling that it was made for."""
+"""The networks of keras.applications, each with the input scaling that it was made for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tensorflow import keras
 
 from simclr_tf.compat import register
 from simclr_tf.errors import UserError
+from simclr_tf.typing import KerasConfig
 
 SCALING_MODES = ("unit", "raw", "tf", "torch", "caffe")
 
@@ -30,8 +31,8 @@ class InputScaling(keras.layers.Layer):
     Args:
         mode: `unit` (no change), `raw` ([0, 255]), `tf` ([-1, 1]), `torch` (ImageNet mean and
             standard deviation of each channel) or `caffe` ([0, 255], BGR, less ImageNet's mean).
-            With other than 3 channels the mean and standard deviation are averaged over RGB and
-            nothing is reordered.
+            Unless there are 3 channels, the mean and standard deviation are averaged over RGB and
+            channels are not reordered.
         **kwargs: As for `keras.layers.Layer`.
 
     Input and output: (N, height, width, channels).
@@ -56,10 +57,10 @@ class InputScaling(keras.layers.Layer):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return scale_images(tf.cast(inputs, tf.float32), self.mode)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         return {**super().get_config(), "mode": self.mode}
 
 
@@ -82,7 +83,7 @@ def scale_images(images: tf.Tensor, mode: str) -> tf.Tensor:
 
 
 def application_names() -> list[str]:
-    """Returns the networks of this version's `keras.applications`, found by looking."""
+    """Returns the names of the networks in this version of `keras.applications`."""
     return sorted(
         name
         for name, value in vars(keras.applications).items()
@@ -93,7 +94,7 @@ def application_names() -> list[str]:
 def application_scaling(name: str) -> str:
     """Returns the scaling mode that equals an application's own `preprocess_input`.
 
-    Found by comparing on a probe, so that it follows whatever this version of Keras does.
+    Found by comparing outputs on a probe, so that it is right for any version of Keras.
 
     Raises:
         UserError: The network's preprocessing is none of the modes.
@@ -110,13 +111,17 @@ def application_scaling(name: str) -> str:
     )
 
 
-def _application_arguments(constructor: Any, channels: int) -> dict[str, Any]:
-    # Preprocessing inside the network is written for RGB: elsewhere it is switched off.
+def _application_arguments(
+    constructor: Callable[..., keras.Model], channels: int
+) -> dict[str, bool]:
+    # Preprocessing inside a network is written for RGB: with other channels it is switched off.
     off = channels != 3 and "include_preprocessing" in inspect.signature(constructor).parameters
     return {"include_top": False, **({"include_preprocessing": False} if off else {})}
 
 
-def build_application(name: str, sides: tuple[int, int] | None, channels: int) -> tuple[Any, Any]:
+def build_application(
+    name: str, sides: tuple[int, int] | None, channels: int
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Returns symbolic images in [0, 1] and feature maps of a network with fresh weights.
 
     Args:
@@ -136,7 +141,7 @@ def build_application(name: str, sides: tuple[int, int] | None, channels: int) -
         )
     shape: tuple[int | None, ...] = (None, None, channels)
     if name.startswith("NASNet"):
-        # Its branches only meet again if the padding is chosen for the size.
+        # The outputs of its branches only match if the padding is chosen for the size.
         if sides is None:
             raise UserError(f"Expected an image_size for {name}; received: None. Pass one.")
         shape = (*sides, channels)
@@ -148,8 +153,8 @@ def build_application(name: str, sides: tuple[int, int] | None, channels: int) -
     network = constructor(weights=None, input_tensor=scaled, input_shape=shape, **arguments)
     features = network.output
     if not any(layer is scaling for layer in network.layers):
-        # Keras 2's ConvNeXt starts from what `input_tensor` was made of and leaves the scaling out:
-        # run its layers again, behind the scaling.
+        # Keras 2's ConvNeXt goes back to the source of `input_tensor`, leaving the scaling out:
+        # run its layers again, after the scaling.
         features = network.call(scaled)
     if channels == 3:
         for layer in adaptive_normalizations(network):
@@ -157,8 +162,8 @@ def build_application(name: str, sides: tuple[int, int] | None, channels: int) -
     return inputs, features
 
 
-def _minimum_size(constructor: Any) -> int:
-    """Returns the smallest side that a network takes, from its own complaint about 1 pixel."""
+def _minimum_size(constructor: Callable[..., keras.Model]) -> int:
+    """Returns the smallest side that a network takes, read off its error for 1 pixel."""
     try:
         constructor(weights=None, include_top=False, input_shape=(1, 1, 3))
     except ValueError as error:
@@ -167,12 +172,13 @@ def _minimum_size(constructor: Any) -> int:
     return 1
 
 
-def adaptive_normalizations(network: Any) -> list[Any]:
-    """EfficientNet's input normalisation: statistics in variables, 0 and 1 unless loaded.
+def adaptive_normalizations(network: keras.Model) -> list[keras.layers.Normalization]:
+    """Returns EfficientNet's input normalisation: mean 0 and variance 1 unless loaded.
 
-    Keras copies them into constants when built or loaded from a file, but not when restored from
-    a checkpoint. So they are set when the encoder is made, weights or not: the network then always
-    sees (image - mean) / std, which is what its published weights were trained on.
+    Keras copies these variables into constants when a network is built or loaded from a file, but
+    not when it is restored from a checkpoint. So they are set when the encoder is made, with or
+    without weights: the network always sees (image - mean) / std, as its published weights were
+    trained on.
     """
     return [
         layer
@@ -181,18 +187,20 @@ def adaptive_normalizations(network: Any) -> list[Any]:
     ]
 
 
-def set_statistics(layer: Any, mean: np.ndarray, variance: np.ndarray) -> None:
-    """Sets a normalisation's statistics, variables and the constants that it computes with."""
+def set_statistics(
+    layer: keras.layers.Normalization, mean: np.ndarray, variance: np.ndarray
+) -> None:
+    """Sets a normalisation's statistics: its variables and the constants made from them."""
     layer.set_weights([mean, variance, *layer.get_weights()[2:]])
     layer.finalize_state()
 
 
-def donor_statistics(donor: Any) -> tuple[np.ndarray, np.ndarray]:
+def donor_statistics(donor: keras.Model) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and variance of (x / 255 - mean) / sqrt(variance) at an EfficientNet's input.
 
     With weights='imagenet' Keras adds a second rescaling after the normalisation, by
-    1 / sqrt(std); without, the graph has none. It is folded into the variance here, so that one
-    graph serves both.
+    1 / sqrt(std); otherwise it adds none. The rescaling is folded into the variance here, so that
+    one graph serves both.
     """
     (norm,) = adaptive_normalizations(donor)
     mean, variance = norm.get_weights()[:2]
@@ -203,13 +211,13 @@ def donor_statistics(donor: Any) -> tuple[np.ndarray, np.ndarray]:
     return mean, variance
 
 
-def application_donor(name: str, channels: int) -> Callable[[str], Any]:
-    """Returns a function from `imagenet` or a file to a network of Keras's own that holds them."""
+def application_donor(name: str, channels: int) -> Callable[[str], keras.Model]:
+    """Returns a function from `imagenet` or a file to Keras's own network with those weights."""
     constructor = getattr(keras.applications, name)
     arguments = _application_arguments(constructor, channels)
 
-    def donor(source: str) -> Any:
-        # Published weights: Keras chooses the size, as some networks insist on theirs.
+    def donor(source: str) -> keras.Model:
+        # Published weights: Keras chooses the size, since some networks allow only one.
         shape = None if source == "imagenet" else (None, None, channels)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the size that it chose

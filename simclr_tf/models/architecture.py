@@ -3,15 +3,14 @@
 Paths are those of the TF2 release's checkpoints below `model/`, as
 `resnet_model/block_groups/0/layers/0/conv2d_bn_layers/0/conv2d/kernel`. The TF1 release numbered
 its layers in the order in which they were made (`base_model/conv2d_7/kernel`); our `ResNet` makes
-its layers in the same order, so that the numbers can be turned into paths.
+its layers in the same order, which turns the numbers into paths.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Container, Mapping
 
 import tensorflow as tf
 
@@ -35,8 +34,8 @@ def recognise(shapes: Shapes) -> Recipe | None:
         shapes: Path -> shape of every variable that the file holds.
 
     Returns:
-        None where the encoder is not one of the release's networks. Shapes tell of the stem alone
-        for how large images it is made: `image_size` is 32 or 224.
+        None where the encoder is not one of the release's networks. Shapes tell only which stem the
+        network has, so `image_size` is 32 or 224.
 
     Example:
         >>> recognise(StoredWeights('/models/r50_1x_sk1/saved_model').shapes).sk_ratio
@@ -56,7 +55,7 @@ def recognise(shapes: Shapes) -> Recipe | None:
     se_hidden = shapes[se_kernels[0]] if se_kernels else None
     layers = _count(shapes, _HEADS)
     head = shapes.get("supervised_head/linear_layer/dense/kernel")
-    # The small stem alone is one 3 x 3 convolution; selective kernels bring three of them.
+    # The small stem is a single 3 x 3 convolution; with selective kernels the stem has three.
     small = shapes[first_kernel][0] == 3 and f"{_STEM}/2/conv2d/kernel" not in shapes
     return Recipe(
         resnet_depth=depth,
@@ -72,7 +71,7 @@ def recognise(shapes: Shapes) -> Recipe | None:
     )
 
 
-def is_tf1(names: Any) -> bool:
+def is_tf1(names: Container[str]) -> bool:
     """Whether variable names are those of the TF1 release."""
     return _TF1_STEM in names
 
@@ -86,7 +85,7 @@ def tf1_names(shapes: Shapes) -> dict[str, str]:
     Raises:
         UserError: The names are not those of a network that the release makes.
 
-    Source: the TF1 release's checkpoints; equal outputs are the proof (tests/test_release_import).
+    Source: the TF1 release's checkpoints; tests/checkpoints/test_release_import compares outputs.
     """
     depth, sk_ratio, cifar_stem = _tf1_network(shapes)
     counts = {"conv2d": 0, "batch_normalization": 0}
@@ -114,7 +113,7 @@ def _below(shapes: Shapes, theirs: str, ours: str) -> dict[str, str]:
 
 
 def _tf1_network(shapes: Shapes) -> tuple[int, float, bool]:
-    """Returns depth, sk_ratio (a stand-in above 0) and whether the stem is the small one."""
+    """Returns depth, sk_ratio (0, or a stand-in above 0) and whether the stem is the small one."""
     kernels: list[tuple[int, ...]] = []
     while True:
         number = f"_{len(kernels)}" if kernels else ""
@@ -122,7 +121,7 @@ def _tf1_network(shapes: Shapes) -> tuple[int, float, bool]:
         if name not in shapes:
             break
         kernels.append(shapes[name])
-    # The first 1 x 1 kernel is the first block's shortcut: what comes before it is the stem.
+    # The first 1 x 1 kernel is the first block's shortcut: the kernels before it are the stem.
     stem = next((i for i, kernel in enumerate(kernels) if kernel[0] == 1), 0)
     blocks = kernels[stem:]
     bottleneck = len(blocks) > 1 and blocks[1][0] == 1
@@ -139,7 +138,7 @@ def _tf1_network(shapes: Shapes) -> tuple[int, float, bool]:
 
 @functools.lru_cache
 def _layer_paths(depth: int, sk_ratio: float, cifar_stem: bool) -> tuple[str, ...]:
-    """Returns the paths of an encoder's layers in the order in which they are made."""
+    """Returns the paths of an encoder's layers in the order of their creation."""
     # One channel wide and in a throw-away graph, so that no weight is allocated.
     with tf.Graph().as_default():
         narrow = ResNet(depth, 1 / 64, cifar_stem=cifar_stem, sk_ratio=sk_ratio)

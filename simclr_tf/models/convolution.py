@@ -1,8 +1,6 @@
-"""The convolution of the residual networks, quick under mixed precision on any processor."""
+"""The convolution of the residual networks, fast under mixed precision on any processor."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
@@ -14,12 +12,12 @@ from simclr_tf.devices.strategy import accelerated
 
 @register
 class Conv2D(keras.layers.Conv2D):
-    """Keras's convolution; where the device has no fast one of the layer's type, in float32.
+    """Keras's convolution, computed in float32 where the device is slow in the layer's type.
 
-    A processor without instructions for bfloat16 or float16 leaves the gradients of a convolution
-    to TensorFlow's plain loops, at a tenth of float32's speed and less. The values that go in and
-    out keep the layer's type, so that the sums are the more exact ones, as in hardware of that
-    type. Under a float32 policy, and on a GPU or TPU, nothing changes.
+    On a processor without instructions for bfloat16 or float16, TensorFlow computes a convolution's
+    gradients with plain loops, at a tenth of float32's speed or less. Inputs and outputs keep the
+    layer's type; only the sums are more exact, as in hardware of that type. Under a float32 policy,
+    and on a GPU or TPU, nothing changes.
 
     Input: (N, height, width, channels). Output: (N, height', width', filters).
 
@@ -28,9 +26,9 @@ class Conv2D(keras.layers.Conv2D):
         tf.bfloat16
     """
 
-    # The name is Keras's on purpose: Keras 3 files weights in a `.keras` file under it.
+    # Named as Keras's class on purpose: Keras 3 stores weights in `.keras` files under that name.
 
-    def convolution_op(self, inputs: tf.Tensor, kernel: Any) -> tf.Tensor:
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Variable) -> tf.Tensor:
         if not _needs_float32(inputs.dtype):
             return super().convolution_op(inputs, kernel)
         kernel = tf.cast(tf.convert_to_tensor(kernel), tf.float32)
@@ -38,6 +36,6 @@ class Conv2D(keras.layers.Conv2D):
         return tf.cast(wide, inputs.dtype)
 
 
-def _needs_float32(dtype: Any) -> bool:
+def _needs_float32(dtype: tf.DType | str) -> bool:
     name = tf.as_dtype(dtype).name
     return name in ("bfloat16", "float16") and not accelerated() and not multiplies_fast(name)

@@ -1,15 +1,15 @@
-"""Encoders by name: what turns images in [0, 1] into one feature vector per image.
+"""Encoders by name: networks from images in [0, 1] to one feature vector per image.
 
 `resnet` is the release's; `mlp`, every network of `keras.applications` and the backbones of
-KerasCV are wrapped so that all of them look alike: RGB float images in [0, 1] in, (N, d) out,
-stages under names, frozen stage by stage. `wrap_encoder` does the same for a user's own network.
+KerasCV are wrapped so that all have the same interface: float images in [0, 1] in, (N, d) out,
+named stages that can be frozen one by one. `wrap_encoder` does the same for a user's own network.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tensorflow import keras
@@ -22,11 +22,12 @@ from simclr_tf.models.applications import (
     application_names,
     build_application,
 )
-from simclr_tf.models.blocks import BatchNorm
 from simclr_tf.models.encoder_weights import load_weights
 from simclr_tf.models.endpoints import endpoint_model, find_endpoints, freeze_until, pool, stages
 from simclr_tf.models.keras_cv import build_backbone, find_backbone
+from simclr_tf.models.mlp import build_mlp
 from simclr_tf.models.resnet import ResNet
+from simclr_tf.typing import KerasConfig
 
 __all__ = [
     "Encoder",
@@ -40,7 +41,6 @@ __all__ = [
     "wrap_encoder",
 ]
 
-_MLP_WIDTHS = (512, 512)
 # The largest side in pixels for which a ResNet has the small stem.
 CIFAR_STEM_SIDE = 32
 
@@ -49,23 +49,23 @@ CIFAR_STEM_SIDE = 32
 class Encoder(keras.Model):
     """A network by name as a functional model: images in [0, 1] in, one vector per image out.
 
-    Weights are fresh: `make_encoder` loads published or given ones; a saved model brings its own.
+    Weights are random: `make_encoder` loads published or given ones; a saved model has its own.
 
     Args:
         network: `mlp`, `mlp:WIDTH,WIDTH`, `keras.applications.NAME` or `keras_cv.NAME`.
         image_size: Side or (height, width) in pixels; None: any size, where the network allows it.
-            Convolutional networks stay open to any size whatever it says.
+            Convolutional networks take any size all the same.
         channels: Channels of the images.
         network_config: Arguments of the KerasCV class; None: looked up by the name.
-        batch_norm_momentum: Decay of the moving statistics (`mlp`; others keep their own).
-        synchronized: Whether batch norm statistics span replicas (`mlp`).
+        batch_norm_momentum: Decay of the moving statistics (`mlp` only).
+        synchronized: Whether batch norm statistics span replicas (`mlp` only).
         name: Name of the model.
 
     Input: (N, height, width, channels) float images in [0, 1]. Output: (N, d).
 
     Attributes:
         endpoint_layers: Endpoint -> name of the layer that computes it: `stem`, `stage1`, ... (the
-            last layer of each spatial resolution that everything passes through), `final_avg_pool`.
+            last layer of each spatial resolution that every path passes through), `final_avg_pool`.
 
     Raises:
         UserError: Unknown network, or one that does not accept these images.
@@ -80,7 +80,7 @@ class Encoder(keras.Model):
         network: str,
         image_size: int | tuple[int, int] | None = None,
         channels: int = 3,
-        network_config: dict[str, Any] | None = None,
+        network_config: KerasConfig | None = None,
         batch_norm_momentum: float = 0.9,
         synchronized: bool = True,
         name: str | None = None,
@@ -98,7 +98,7 @@ class Encoder(keras.Model):
                 network = f"keras_cv.{family}"
             inputs, outputs = build_backbone(family, network_config)
         elif network == "mlp" or network.startswith("mlp:"):
-            inputs, outputs = _mlp(network, sides, channels, batch_norm_momentum, synchronized)
+            inputs, outputs = build_mlp(network, sides, channels, batch_norm_momentum, synchronized)
         else:
             raise UserError(
                 "Expected a network called mlp, keras.applications.NAME or keras_cv.NAME; "
@@ -122,11 +122,13 @@ class Encoder(keras.Model):
     def endpoint_layers(self) -> dict[str, str]:
         return dict(self._endpoint_layers)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         return {**self._init_config, "name": self.name}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Encoder:
+    def from_config(
+        cls, config: KerasConfig, custom_objects: Mapping[str, object] | None = None
+    ) -> Encoder:
         return cls(**config)
 
 
@@ -136,7 +138,7 @@ class WrappedEncoder(keras.Model):
 
     def __init__(
         self,
-        encoder: Any,
+        encoder: keras.Model | keras.layers.Layer,
         input_shape: tuple[int | None, ...] | None = None,
         name: str | None = None,
         **kwargs: Any,
@@ -156,7 +158,7 @@ class WrappedEncoder(keras.Model):
             x = encoder(inputs)
         super().__init__(inputs=inputs, outputs=pool(x), name=name or "encoder", **kwargs)
         config = {"encoder": encoder, "input_shape": input_shape and list(input_shape)}
-        # The encoder's layers are this model's: tracking it again would save them twice.
+        # The encoder's layers are this model's too: tracking the encoder would save them twice.
         object.__setattr__(self, "_init_config", config)
         object.__setattr__(self, "_endpoint_layers", find_endpoints(self))
 
@@ -164,7 +166,7 @@ class WrappedEncoder(keras.Model):
     def endpoint_layers(self) -> dict[str, str]:
         return dict(self._endpoint_layers)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         return {
             "encoder": serialize(self._init_config["encoder"]),
             "input_shape": self._init_config["input_shape"],
@@ -172,7 +174,9 @@ class WrappedEncoder(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> WrappedEncoder:
+    def from_config(
+        cls, config: KerasConfig, custom_objects: Mapping[str, object] | None = None
+    ) -> WrappedEncoder:
         encoder = deserialize(config["encoder"], custom_objects=custom_objects)
         return cls(**{**config, "encoder": encoder})
 
@@ -199,7 +203,7 @@ def make_encoder(
         image_size: Side or (height, width) in pixels; None: any. `resnet` has the small-image stem
             up to 32 pixels.
         channels: Channels of the images.
-        weights: None (fresh), `imagenet` (published; downloaded by Keras once) or the path of a
+        weights: None (random), `imagenet` (published; downloaded by Keras once) or the path of a
             weights file (of this encoder, or of the application without its top).
         resnet_depth: Depth of `resnet`.
         width_multiplier: Width of `resnet`.
@@ -232,7 +236,7 @@ def make_encoder(
             synchronized=global_bn,
             channels=channels,
         )
-        donor: Callable[[str], Any] | None = None
+        donor: Callable[[str], keras.Model] | None = None
     else:
         network = _full_name(name)
         network_config = None
@@ -258,7 +262,8 @@ def make_encoder(
 
 
 def wrap_encoder(
-    model_or_layer: Any, input_shape: tuple[int | None, ...] | None = None
+    model_or_layer: keras.Model | keras.layers.Layer,
+    input_shape: tuple[int | None, ...] | None = None,
 ) -> keras.Model:
     """Makes a user's model or layer an encoder: one vector per example, endpoints, freezable.
 
@@ -269,7 +274,7 @@ def wrap_encoder(
         input_shape: Shape of one example, (height, width, channels); only needed if not built.
 
     Returns:
-        A functional model with `endpoint_layers`; an encoder of this module is returned as it is.
+        A functional model with `endpoint_layers`; an encoder of this package is returned as it is.
 
     Raises:
         UserError: Not a layer, several inputs or outputs, or an unknown input shape.
@@ -310,7 +315,7 @@ def _sides(image_size: int | Iterable[int] | None) -> tuple[int, int] | None:
 
 
 def _full_name(name: str) -> str:
-    """Returns a name as `Encoder` takes it: with its library, in its own letter case."""
+    """Returns a name as `Encoder` takes it: with its library, in the right letter case."""
     if re.fullmatch(r"mlp(:\d+(,\d+)*)?", name.lower()):
         return name.lower()
     if name.lower().startswith("keras_cv."):
@@ -327,33 +332,12 @@ def _full_name(name: str) -> str:
     )
 
 
-def _mlp(
-    network: str,
-    sides: tuple[int, int] | None,
-    channels: int,
-    batch_norm_momentum: float,
-    synchronized: bool,
-) -> tuple[Any, Any]:
-    if sides is None:
-        raise UserError("Expected an image_size for the encoder mlp; received: None. Pass one.")
-    widths = [int(width) for width in network[4:].split(",")] if network[4:] else _MLP_WIDTHS
-    if min(widths) < 1:
-        raise UserError(f"Expected widths of at least 1; received: {network!r}.")
-    inputs = keras.Input((*sides, channels), name="images")
-    x = keras.layers.Flatten(name="stem")(inputs)
-    for index, width in enumerate(widths, 1):
-        x = keras.layers.Dense(width, use_bias=False, name=f"dense{index}")(x)
-        norm = BatchNorm(batch_norm_momentum, synchronized=synchronized, name=f"norm{index}")
-        x = keras.layers.ReLU(name=f"stage{index}")(norm(x))
-    return inputs, x
-
-
-def _is_model(layer: Any) -> bool:
+def _is_model(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.Model)
 
 
-def _is_graph(layer: Any) -> bool:
-    """Whether a layer is a functional or built sequential model that runs as its graph says."""
+def _is_graph(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is a functional or built sequential model that does not override `call`."""
     if not _is_model(layer) or not getattr(layer, "inputs", None):
         return False
     tensor = keras.Input((1,))

@@ -1,10 +1,9 @@
-"""Stages of an encoder under names: found, read out, frozen one by one."""
+"""Stages of an encoder by name: finding them, their outputs, and freezing them."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 from tensorflow import keras
 
@@ -12,7 +11,7 @@ from simclr_tf.errors import UserError
 
 POOLED = "final_avg_pool"
 
-# Long enough a side that 'valid' convolutions blur no power of two.
+# Large enough that the pixels lost by 'valid' convolutions do not change a stage's power of two.
 _PROBE_SIZE = 512
 _STAGE_NAME = re.compile(r"initial_conv|initial_max_pool|stem|(block_group|stage)\d+")
 
@@ -20,13 +19,14 @@ _STAGE_NAME = re.compile(r"initial_conv|initial_max_pool|stem|(block_group|stage
 def find_endpoints(model: keras.Model) -> dict[str, str]:
     """Returns endpoint -> layer name, in order, for any functional model.
 
-    Layers already called by a stage name (`stem`, `stage1`, `block_group1`, ...) are taken.
-    Otherwise the stages are read off the graph: among the feature maps that every path from input
-    to output goes through, the last of each spatial resolution, if it has variables that the stage
-    before has not. The first is the `stem`. What computes the output is `final_avg_pool`.
+    A model's own `endpoint_layers` wins. Next come layers with the name of a stage (`stem`,
+    `stage1`, `block_group1`, ...). Otherwise the stages are found in the graph: of the feature maps
+    that every path from input to output passes through, the last of each spatial resolution, if
+    variables were added since the stage before. The first is the `stem`. The layer that computes
+    the output is `final_avg_pool`.
 
-    A model's own `endpoint_layers` wins. Reading the graph also serves clones: Keras 3's
-    `clone_model` turns a model of a subclass into a plain functional one without attributes.
+    Clones need the search in the graph: Keras 3's `clone_model` turns a model of a subclass into a
+    plain functional one without attributes.
     """
     own = getattr(model, "endpoint_layers", None)
     if own is not None:
@@ -50,17 +50,17 @@ def endpoint_model(encoder: keras.Model) -> keras.Model:
 
 
 def stages(encoder: keras.Model) -> list[str]:
-    """Returns the endpoints that end something freezable: the stem, then block by block."""
+    """Returns the endpoints up to which an encoder can be frozen: the stem, then each block."""
     names = [name for name in find_endpoints(encoder) if name != POOLED]
-    # The release's stem is two endpoints and one thing to freeze.
+    # The release's stem has two endpoints, but is frozen as one.
     return [name for name in names if name != "initial_conv" or "initial_max_pool" not in names]
 
 
 def freeze_until(encoder: keras.Model, block: int) -> None:
     """Freezes the stem and the first `block` blocks: every layer that their output depends on.
 
-    Frozen batch norm runs in inference mode, by Keras's meaning of `trainable=False`. Nothing is
-    unfrozen. Compile after it, not before. The state is not part of the encoder's config.
+    Frozen batch norm runs in inference mode, as Keras defines `trainable=False`. Nothing is
+    unfrozen. Compile the model afterwards. What is frozen is not part of the encoder's config.
 
     Args:
         encoder: A functional encoder.
@@ -84,7 +84,7 @@ def freeze_until(encoder: keras.Model, block: int) -> None:
         layer.trainable = False
 
 
-def pool(x: Any) -> Any:
+def pool(x: keras.KerasTensor) -> keras.KerasTensor:
     """Averages a symbolic (N, ..., d) to (N, d), in a layer called `final_avg_pool`."""
     rank = len(x.shape)
     if rank == 2:
@@ -101,21 +101,22 @@ def pool(x: Any) -> Any:
     return pools[rank](name=POOLED)(x)
 
 
-def _source(tensor: Any) -> tuple[Any, int]:
-    """Returns the layer (Keras 3: operation) and call that made a symbolic tensor."""
-    return tuple(tensor._keras_history)[:2]  # type: ignore[return-value]
+def _source(tensor: keras.KerasTensor) -> tuple[keras.layers.Layer, int]:
+    """Returns the layer (Keras 3: operation) that made a symbolic tensor, and in which call."""
+    layer, call, *_ = tensor._keras_history
+    return layer, call
 
 
-def _parents(tensor: Any) -> list[Any]:
+def _parents(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
     layer, call = _source(tensor)
     node = layer._inbound_nodes[call]
-    # Keras 3 and Keras 2 have another name for it.
+    # Keras 3's name, then Keras 2's.
     return list(node.input_tensors if hasattr(node, "arguments") else node.keras_inputs)
 
 
-def _in_order(tensor: Any) -> list[Any]:
-    """Returns what a tensor depends on and itself, one tensor per call, inputs first."""
-    order: dict[tuple[int, int], Any] = {}
+def _in_order(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
+    """Returns a tensor and all that it depends on, one tensor per call, inputs first."""
+    order: dict[tuple[int, int], keras.KerasTensor] = {}
     stack = [(tensor, False)]
     while stack:
         current, expanded = stack.pop()
@@ -131,16 +132,16 @@ def _in_order(tensor: Any) -> list[Any]:
     return list(order.values())
 
 
-def _ancestors(tensor: Any) -> list[Any]:
+def _ancestors(tensor: keras.KerasTensor) -> list[keras.layers.Layer]:
     layers = {id(_source(t)[0]): _source(t)[0] for t in _in_order(tensor)}
     # Keras 3's bare operations hold no variables.
     return [layer for layer in layers.values() if isinstance(layer, keras.layers.Layer)]
 
 
-def _tensors_by_layer(model: keras.Model) -> dict[str, Any]:
-    """Returns layer name -> its output within this model (layers may serve others, too).
+def _tensors_by_layer(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """Returns layer name -> its output within this model (layers may be part of others, too).
 
-    Keras 3 writes `x + y` in a network as a bare operation: it has a name, but is no layer.
+    In Keras 3 `x + y` in a network is a bare operation: it has a name, but is no layer.
     """
     return {_source(tensor)[0].name: tensor for tensor in _in_order(model.outputs[0])}
 
@@ -151,7 +152,7 @@ def _stages_of_graph(model: keras.Model) -> dict[str, str]:
         return {}
     sides = [side or _PROBE_SIZE for side in model.inputs[0].shape[1:3]]
     probe = keras.Model(model.inputs[0], maps)(keras.Input((*sides, model.inputs[0].shape[3])))
-    last_of: dict[int, Any] = {}
+    last_of: dict[int, keras.KerasTensor] = {}
     for tensor, at_size in zip(maps, probe if isinstance(probe, list) else [probe], strict=True):
         area = math.prod(at_size.shape[1:3])
         if isinstance(_source(tensor)[0], keras.layers.ZeroPadding2D) or not area:
@@ -159,22 +160,22 @@ def _stages_of_graph(model: keras.Model) -> dict[str, str]:
         # Rounded: 'valid' convolutions lose a few pixels.
         last_of[round(math.log2(math.prod(sides) / area) / 2)] = tensor
     found: dict[str, str] = {}
-    owned = 0
+    weights_before = 0
     for _, tensor in sorted(last_of.items()):
-        # An input normalisation's statistics are nothing to train or freeze: no stage of its own.
+        # The statistics of an input normalisation are not trained: they make no stage.
         trained = [a for a in _ancestors(tensor) if not isinstance(a, keras.layers.Normalization)]
         count = sum(len(layer.weights) for layer in trained)
-        if count > owned:
+        if count > weights_before:
             found[f"stage{len(found)}" if found else "stem"] = _source(tensor)[0].name
-            owned = count
+            weights_before = count
     return found
 
 
-def _bottlenecks(tensor: Any) -> list[Any]:
-    """Returns the tensors that every path from the input to this one goes through, in order.
+def _bottlenecks(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
+    """Returns the tensors that every path from the input to this one passes through, in order.
 
-    By counting paths: those through a node are all paths exactly if it can't be gone around. A
-    shortcut or a squeeze-and-excitation branch goes around what lies beside it.
+    By counting paths: a tensor that lies on all of them cannot be bypassed, as what lies beside a
+    shortcut or a squeeze-and-excitation branch can.
     """
     order = _in_order(tensor)
     keys = [(id(_source(t)[0]), _source(t)[1]) for t in order]

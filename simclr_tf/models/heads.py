@@ -10,7 +10,8 @@ from tensorflow import keras
 
 from simclr_tf.compat import register
 from simclr_tf.errors import UserError
-from simclr_tf.models.blocks import BATCH_NORM_EPSILON, BatchNorm
+from simclr_tf.models.blocks import BATCH_NORM_EPSILON, BatchNorm, Shape
+from simclr_tf.typing import KerasConfig
 
 MODES = ("none", "linear", "nonlinear")
 
@@ -65,15 +66,15 @@ class ProjectionHead(keras.layers.Layer):
         self.num_layers = num_layers
         self.batch_norm_momentum = batch_norm_momentum
         self.synchronized = synchronized
-        self.dense_layers: list[Any] = []
-        self.batch_norms: list[Any] = []
+        self.dense_layers: list[keras.layers.Dense] = []
+        self.batch_norms: list[BatchNorm] = []
 
     @property
     def depth(self) -> int:
         """Number of layers: 0, 1 or num_layers."""
         return {"none": 0, "linear": 1, "nonlinear": self.num_layers}[self.mode]
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         width = int(input_shape[-1])
         for index in range(self.depth):
             last = index == self.depth - 1
@@ -104,7 +105,7 @@ class ProjectionHead(keras.layers.Layer):
             training: Whether batch norm uses and moves batch statistics.
 
         Returns:
-            depth + 1 tensors. Entry k is what fine-tuning from the k-th layer starts from
+            depth + 1 tensors. Fine-tuning from the k-th layer reads entry k
             (SimCLRv2 section 2, `ft_proj_selector`).
         """
         outputs = [features]
@@ -132,10 +133,10 @@ class ProjectionHead(keras.layers.Layer):
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return self.hidden_layers(inputs, training)[-1]
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, int]:
         return (input_shape[0], self.out_dim if self.depth else input_shape[-1])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         return {
             **super().get_config(),
             "mode": self.mode,
@@ -192,7 +193,7 @@ class LinearHead(keras.layers.Dense):
                 name="bn",
             )
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         if self.batch_norm is not None:
             self.batch_norm.build(tuple(input_shape))
         super().build(input_shape)
@@ -202,7 +203,7 @@ class LinearHead(keras.layers.Dense):
             inputs = self.batch_norm(inputs, training=training)
         return super().call(inputs)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         return {
             **super().get_config(),
             "batch_norm": self.batch_norm is not None,
@@ -218,7 +219,7 @@ def linear_head(
     batch_norm_momentum: float = 0.9,
     synchronized: bool = True,
 ) -> LinearHead:
-    """Returns the linear classifier that sits on the features.
+    """Returns the linear classifier that reads the features.
 
     Args:
         num_classes: Number of classes, at least 1.
@@ -255,16 +256,16 @@ def linear_head(
 def without_batch_norm(
     kernel: np.ndarray, bias: np.ndarray, mean: np.ndarray, variance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the kernel and bias of the plain linear head that a normalised one is in inference.
+    """Returns the plain linear head that equals one behind batch norm, in inference.
 
     Args:
-        kernel: (d, num_classes) of the head behind batch norm.
+        kernel: (d, num_classes), of the head behind batch norm.
         bias: (num_classes,).
         mean: (d,), batch norm's moving mean.
         variance: (d,), its moving variance.
 
     Returns:
-        kernel and bias that give the same logits from features as they are.
+        kernel and bias that give the same logits from the features themselves.
 
     Example:
         >>> kernel, bias = without_batch_norm(kernel, bias, mean, variance)

@@ -1,23 +1,28 @@
-"""KerasCV's backbones and presets by name; the package is imported when one is asked for."""
+"""KerasCV's backbones and presets by name; the package is imported only when one is used."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from simclr_tf.errors import UserError
 from simclr_tf.files.load_failures import explain, one_line
+from simclr_tf.typing import KerasConfig
+
+if TYPE_CHECKING:
+    from tensorflow import keras
 
 
-def _architectures() -> dict[str, tuple[str, dict[str, Any]]]:
+def _architectures() -> dict[str, tuple[str, KerasConfig]]:
     """Returns short name -> (class of keras_cv.models, arguments), from the networks' papers."""
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    found: dict[str, tuple[str, KerasConfig]] = {}
     residual = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
     residual[152] = (3, 8, 36, 3)
     for depth, blocks in residual.items():
-        config: dict[str, Any] = {
+        config: KerasConfig = {
             "stackwise_filters": [64, 128, 256, 512],
             "stackwise_blocks": list(blocks),
             "stackwise_strides": [1, 2, 2, 2],
@@ -66,7 +71,7 @@ def _architectures() -> dict[str, tuple[str, dict[str, Any]]]:
     return found
 
 
-# Built from here, without the description that KerasCV would download first.
+# Built from these arguments, without the description that KerasCV would download first.
 ARCHITECTURES = _architectures()
 _DOWNLOAD = (
     "network", "refused", "certificate", "checksum", "forbidden", "disk", "damaged", "package",
@@ -75,7 +80,7 @@ _DOWNLOAD = (
 _FIXED_SIZE = ("MiTBackbone", "ViTDetBackbone")  # transformers build for one image size
 
 
-def _keras_cv_models() -> Any:
+def _keras_cv_models() -> ModuleType:
     try:
         import keras_cv
     except ImportError as error:
@@ -86,7 +91,7 @@ def _keras_cv_models() -> Any:
     return keras_cv.models
 
 
-def build_backbone(name: str, config: dict[str, Any]) -> tuple[Any, Any]:
+def build_backbone(name: str, config: KerasConfig) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Returns symbolic images in [0, 1] and feature maps of a backbone with fresh weights.
 
     Raises:
@@ -96,7 +101,7 @@ def build_backbone(name: str, config: dict[str, Any]) -> tuple[Any, Any]:
         backbone = getattr(_keras_cv_models(), name)(**config)
     except UserError:
         raise
-    except Exception as error:  # whatever a network raises that cannot be built like this
+    except Exception as error:  # a network that can't be built like this may raise anything
         raise UserError(
             f"Expected a KerasCV backbone that builds for images of {config.get('input_shape')}; "
             f"received: keras_cv.{name}, which failed with: {one_line(error, 160)}. "
@@ -112,12 +117,11 @@ def build_backbone(name: str, config: dict[str, Any]) -> tuple[Any, Any]:
 
 def find_backbone(
     name: str, sides: tuple[int, int] | None, channels: int, weights: str | None
-) -> tuple[str, dict[str, Any], Callable[[str], Any], str | None]:
+) -> tuple[str, KerasConfig, Callable[[str], keras.Model], str | None]:
     """Finds a backbone or preset by name, in any letter case.
 
-    The configuration is written out in full, so that loading a saved encoder downloads nothing:
-    KerasCV itself fetches even the description of a backbone, except for those in
-    `ARCHITECTURES`, which work offline.
+    The configuration is returned in full, so that loading a saved encoder downloads nothing:
+    KerasCV downloads even the description of a backbone. Those in `ARCHITECTURES` never need that.
 
     Args:
         name: `ResNet50Backbone`, `resnet50` or `resnet50_imagenet`.
@@ -126,8 +130,8 @@ def find_backbone(
         weights: None, `imagenet` or a file.
 
     Returns:
-        The class's name, its configuration, a function from `imagenet` or a file to a backbone that
-        holds these weights, and `weights`: `imagenet` for a preset that is named after its weights.
+        The class's name, its configuration, a function from `imagenet` or a file to a backbone with
+        those weights, and `weights`: `imagenet` for a preset that is named after its weights.
 
     Raises:
         UserError: KerasCV is missing; unknown name; a backbone that does not build for these
@@ -141,7 +145,7 @@ def find_backbone(
     elif weights == "imagenet":
         preset, trained = _published(models, name), True
     key = _key(name)
-    config: dict[str, Any]
+    config: KerasConfig
     if not trained and key in ARCHITECTURES:
         family, arguments = ARCHITECTURES[key]
         make = _with(getattr(models, family), arguments)
@@ -162,7 +166,7 @@ def find_backbone(
         config = dict(backbone.get_config())
         config.pop("trainable", None)
 
-    def donor(source: str) -> Any:
+    def donor(source: str) -> keras.Model:
         if source == "imagenet" and preset is not None:
             from_preset = _preset_classes(models)[preset].from_preset
             return from_preset(
@@ -176,15 +180,15 @@ def find_backbone(
 
 
 def _build(
-    make: Callable[..., Any], name: str, sides: tuple[int, int] | None, channels: int
-) -> Any:
+    make: Callable[..., keras.Model], name: str, sides: tuple[int, int] | None, channels: int
+) -> keras.Model:
     # Every rescaling in KerasCV's image backbones is 1 / 255: without it they take [0, 1].
     shapes = [(None, None, channels)] + ([(*sides, channels)] if sides else [])
     failed: Exception | None = None
     for shape in shapes:  # transformers need to know the size
         try:
             return make(include_rescaling=False, input_shape=shape)
-        except Exception as error:  # whatever a network raises that cannot be built like this
+        except Exception as error:  # a network that can't be built like this may raise anything
             failed = error
     assert failed is not None
     failure = explain(failed, cache="~/.cache/kagglehub")
@@ -201,23 +205,25 @@ def _build(
     ) from failed
 
 
-def _with(make: Callable[..., Any], config: dict[str, Any], *args: Any) -> Callable[..., Any]:
+def _with(
+    make: Callable[..., keras.Model], config: KerasConfig, *args: str
+) -> Callable[..., keras.Model]:
     return lambda **kwargs: make(*args, **config, **kwargs)
 
 
-def _classes(models: Any) -> dict[str, Any]:
+def _classes(models: ModuleType) -> dict[str, type[keras.Model]]:
     return {name: value for name, value in vars(models).items() if name.endswith("Backbone")}
 
 
-def _preset_classes(models: Any) -> dict[str, Any]:
-    """Returns preset -> class; aliases list a part of their family's presets, the family all."""
-    found: dict[str, Any] = {}
+def _preset_classes(models: ModuleType) -> dict[str, type[keras.Model]]:
+    """Returns preset -> class; of several that list a preset, the one that lists the most."""
+    found: dict[str, type[keras.Model]] = {}
     for cls in sorted(_classes(models).values(), key=lambda cls: len(getattr(cls, "presets", {}))):
         found.update(dict.fromkeys(getattr(cls, "presets", {}), cls))
     return found
 
 
-def _find_preset(models: Any, name: str) -> str | None:
+def _find_preset(models: ModuleType, name: str) -> str | None:
     presets = _preset_classes(models)
     found = next((preset for preset in presets if _key(preset) == _key(name)), None)
     known = [*ARCHITECTURES, *map(_key, _classes(models))]
@@ -230,7 +236,7 @@ def _find_preset(models: Any, name: str) -> str | None:
     return found
 
 
-def _published(models: Any, name: str) -> str:
+def _published(models: ModuleType, name: str) -> str:
     """Returns the one preset with ImageNet weights for a backbone named without weights."""
     presets = _preset_classes(models)
     for preset in presets:

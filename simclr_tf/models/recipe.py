@@ -1,4 +1,4 @@
-"""A recipe: the network, heads and input of a model, whatever it was read from."""
+"""A recipe: the network, heads and input of a model, from settings or from a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RELEASE_SETTINGS = (
     "resnet_depth", "width_multiplier", "sk_ratio", "se_ratio", "proj_head_mode",
     "num_proj_layers", "proj_out_dim", "image_size",
 )  # fmt: skip
-# What no setting says, and what the settings of an early run may lack.
+# Fields that are no settings, and settings that early runs did not have.
 _NO_SETTINGS = {"channels", "num_classes"}
 _LATER_SETTINGS = {"encoder_weights", "lineareval_batch_norm", "lineareval_loss_weight"}
 
@@ -25,8 +25,8 @@ _LATER_SETTINGS = {"encoder_weights", "lineareval_batch_norm", "lineareval_loss_
 class Recipe:
     """All that a model is built from; `training.from_recipe.build_model` builds it.
 
-    Settings (`from_settings`), the shapes in a file of weights (`architecture.recognise`) and a
-    network that is there already all give one. Fields are named as the settings.
+    Made from settings (`from_settings`), from the shapes in a file of weights
+    (`architecture.recognise`), or around a network that exists. Fields are named as the settings.
 
     Attributes:
         encoder: A name as `make_encoder` takes it, or a network that is built already.
@@ -38,11 +38,11 @@ class Recipe:
         se_ratio: Its squeeze-and-excitation's ratio; 0: none.
         batch_norm_decay: Decay of the moving statistics.
         global_bn: Whether batch norm statistics span replicas.
-        encoder_weights: What the encoder starts from; None: fresh weights.
-        proj_head_mode: Mode of the projection head; `none`: there is none.
+        encoder_weights: Initial weights of the encoder; None: random.
+        proj_head_mode: Mode of the projection head; `none`: no head.
         proj_out_dim: Size of its output.
-        num_proj_layers: Its layers.
-        num_classes: Classes of the linear head; None: there is none.
+        num_proj_layers: Number of its layers.
+        num_classes: Classes of the linear head; None: no head.
         ft_proj_selector: Layer of the projection head that the linear head reads.
         lineareval_batch_norm: Whether the online linear head reads through batch norm.
         train_mode: `pretrain` (a SimCLR), `finetune` (a Classifier) or `distill` (a Distiller).
@@ -88,9 +88,9 @@ class Recipe:
         """Returns the recipe that a run's settings describe.
 
         Args:
-            settings: Name -> value, as `Config.to_dict` and `flags.json` have them; others than
-                the recipe's are left alone.
-            num_classes: Classes of the linear head, which data or weights tell.
+            settings: Name -> value, as in `Config.to_dict` and `flags.json`; those that are not
+                part of a recipe are ignored.
+            num_classes: Classes of the linear head, known from data or weights.
 
         Raises:
             KeyError: A setting is missing.
@@ -135,7 +135,7 @@ class Recipe:
         )
 
     def release_settings(self) -> dict[str, Any]:
-        """Returns the settings, by name, that make a network of the release this one."""
+        """Returns the settings, by name, that describe this network of the release."""
         return {name: getattr(self, name) for name in _RELEASE_SETTINGS}
 
     def describe(self) -> str:

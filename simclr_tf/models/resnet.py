@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tensorflow import keras
 
 from simclr_tf.compat import register
 from simclr_tf.errors import UserError
-from simclr_tf.models.blocks import BlockBuilder
+from simclr_tf.models.block_builder import BlockBuilder
+from simclr_tf.typing import KerasConfig
 
 BLOCKS_PER_GROUP: dict[int, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
@@ -111,11 +113,13 @@ class ResNet(keras.Model):
         names += [f"block_group{group}" for group in (1, 2, 3, 4)] + ["final_avg_pool"]
         return {name: name for name in names}
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         return {**self._init_config, "name": self.name}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ResNet:
+    def from_config(
+        cls, config: KerasConfig, custom_objects: Mapping[str, object] | None = None
+    ) -> ResNet:
         return cls(**config)
 
 
@@ -123,11 +127,13 @@ def _channels(channels: int, width_multiplier: float) -> int:
     return max(1, round(channels * width_multiplier))
 
 
-def _endpoint(x: Any, name: str) -> Any:
+def _endpoint(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return keras.layers.Activation("linear", name=name)(x)
 
 
-def _stem(builder: BlockBuilder, images: Any, width_multiplier: float, cifar_stem: bool) -> Any:
+def _stem(
+    builder: BlockBuilder, images: keras.KerasTensor, width_multiplier: float, cifar_stem: bool
+) -> keras.KerasTensor:
     """Everything before the first block group."""
     filters = _channels(64, width_multiplier)
     path = "initial_conv_relu_max_pool"

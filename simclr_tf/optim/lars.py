@@ -1,15 +1,19 @@
-"""LARS, and the variables it leaves alone."""
+"""LARS, and the variables that it neither decays nor adapts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf import compat
 from simclr_tf.errors import UserError
+from simclr_tf.typing import KerasConfig, Variables
+
+Key: TypeAlias = int | str
+"""How Keras's optimizers identify a variable: Keras 2 by a unique name, Keras 3 by its `id`."""
 
 
 @compat.register
@@ -32,7 +36,7 @@ class LARS(keras.optimizers.Optimizer):
             w = w - lr * ratio(w, update) * update
 
     |.| is the Euclidean norm; all of it is computed in float32. The decay is part of the gradient
-    (L2), as in the paper, and not decoupled. A gradient that is None leaves its variable alone.
+    (L2), as in the paper, and not decoupled. A variable whose gradient is None does not change.
 
     Which variables are excluded is decided by identity, never by name (Keras 3 calls every kernel
     `kernel`): `lars.exclude(excluded_variables(model))` after the model is built. `get_config`
@@ -64,14 +68,14 @@ class LARS(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.3,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.3,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         eeta: float = 0.001,
         nesterov: bool = False,
         classic_momentum: bool = True,
-        exclude_from_weight_decay: Sequence[Any] = (),
-        exclude_from_layer_adaptation: Sequence[Any] = (),
+        exclude_from_weight_decay: Sequence[tf.Variable | int] = (),
+        exclude_from_layer_adaptation: Sequence[tf.Variable | int] = (),
         name: str = "LARS",
         **kwargs: Any,
     ) -> None:
@@ -91,8 +95,8 @@ class LARS(keras.optimizers.Optimizer):
         self.nesterov = nesterov
         self.classic_momentum = classic_momentum
         # Frozen sets of keys: lists of variables would become part of every checkpoint.
-        self._not_decayed: frozenset[Any] = frozenset()
-        self._not_adapted: frozenset[Any] = frozenset()
+        self._not_decayed: frozenset[Key] = frozenset()
+        self._not_adapted: frozenset[Key] = frozenset()
         self._positions_not_decayed: frozenset[int] = frozenset()
         self._positions_not_adapted: frozenset[int] = frozenset()
         self.exclude(exclude_from_weight_decay, layer_adaptation=False)
@@ -100,13 +104,13 @@ class LARS(keras.optimizers.Optimizer):
 
     def exclude(
         self,
-        variables: Iterable[Any],
+        variables: Iterable[tf.Variable | int],
         weight_decay: bool = True,
         layer_adaptation: bool = True,
     ) -> None:
-        """Adds variables to those without weight decay and without trust ratio.
+        """Excludes variables from weight decay and from the trust ratio.
 
-        Call it before the first step: a compiled step keeps the decision it was traced with.
+        Call it before the first step: a traced step does not see later changes.
 
         Args:
             variables: variables of the model, or positions among the optimizer's variables.
@@ -126,9 +130,9 @@ class LARS(keras.optimizers.Optimizer):
             self._resolve_positions()
 
     def exclude_from_weight_decay(
-        self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
+        self, var_list: Iterable[tf.Variable] | None = None, var_names: Iterable[str] | None = None
     ) -> None:
-        """Keras's own way to leave variables out of the decay; by identity only."""
+        """Keras's own method to exclude variables from weight decay; by identity only."""
         if var_names:
             raise UserError(
                 f"Expected variables; received: names {list(var_names)}. Names differ between "
@@ -136,7 +140,7 @@ class LARS(keras.optimizers.Optimizer):
             )
         self.exclude(var_list or (), layer_adaptation=False)
 
-    def build(self, var_list: Sequence[Any]) -> None:
+    def build(self, var_list: Variables) -> None:
         """Creates one momentum per variable; call it before a checkpoint is restored."""
         if getattr(self, "built", False) or getattr(self, "_built", False):  # Keras 3, Keras 2
             return
@@ -145,9 +149,14 @@ class LARS(keras.optimizers.Optimizer):
         self._built = True
         self._resolve_positions()
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any = None) -> None:
+    def update_step(
+        self,
+        gradient: tf.Tensor | tf.IndexedSlices,
+        variable: tf.Variable,
+        learning_rate: tf.Tensor | None = None,
+    ) -> None:
         """Applies the rule in the class's docstring to one variable."""
-        key = self._var_key(variable)  # the mirrored variable's, also for one replica's component
+        key = self._var_key(variable)  # one key for all replicas' copies of a mirrored variable
         # Keras 2 does not pass the rate.
         rate = tf.cast(self.learning_rate if learning_rate is None else learning_rate, tf.float32)
         slot = compat.raw_variable(self._momentums[self._positions()[key]])
@@ -169,7 +178,7 @@ class LARS(keras.optimizers.Optimizer):
         slot.assign(tf.cast(momentum, slot.dtype))
         variable.assign(tf.cast(weight - update, variable.dtype))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         """Returns the arguments of `__init__`; exclusions as positions, once built."""
         not_decayed, not_adapted = self._positions_not_decayed, self._positions_not_adapted
         for key, position in self._positions().items():
@@ -189,7 +198,7 @@ class LARS(keras.optimizers.Optimizer):
             "exclude_from_layer_adaptation": sorted(not_adapted),
         }
 
-    def _apply_weight_decay(self, variables: Any) -> None:
+    def _apply_weight_decay(self, variables: Variables) -> None:
         """Does nothing: the base class would decay a second time, decoupled from the gradient."""
 
     def _trust_ratio(self, weight: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
@@ -197,7 +206,7 @@ class LARS(keras.optimizers.Optimizer):
         both = tf.logical_and(weight_norm > 0, step_norm > 0)
         return tf.where(both, self.eeta * weight_norm / step_norm, 1.0)
 
-    def _positions(self) -> dict[Any, int]:
+    def _positions(self) -> dict[Key, int]:
         """Returns variable key -> position; empty before `build`."""
         name = "_trainable_variables_indices" if compat.KERAS_3 else "_index_dict"
         return getattr(self, name, {})
@@ -215,7 +224,9 @@ class LARS(keras.optimizers.Optimizer):
         self._positions_not_decayed = self._positions_not_adapted = frozenset()
 
 
-def excluded_variables(model: keras.Model, supervised_head: Any = None) -> list[Any]:
+def excluded_variables(
+    model: keras.Model, supervised_head: keras.layers.Layer | None = None
+) -> list[tf.Variable]:
     """Returns the variables that LARS neither decays nor adapts.
 
     They are every bias, the scale and offset of every normalisation layer, and all of the
@@ -242,15 +253,14 @@ def excluded_variables(model: keras.Model, supervised_head: Any = None) -> list[
             "Expected a built model; received: one without variables. Call it on a batch, or "
             "model.build(input_shape), first."
         )
-    found: dict[int, Any] = {}
-    for layer in model._flatten_layers():  # private, in both Keras; includes nested layers
+    found: dict[int, tf.Variable] = {}
+    for layer in model._flatten_layers():  # private in both generations; includes nested layers
         candidates = [getattr(layer, "bias", None)]
         if isinstance(layer, _normalization_layers()):
             candidates += [getattr(layer, "gamma", None), getattr(layer, "beta", None)]
-        # Only what is one of the layer's weights: `bias` may also be a flag, an initialiser or a
-        # sub-layer.
-        own = {id(v) for v in layer.weights}
-        found.update((id(v), v) for v in candidates if v is not None and id(v) in own)
+        # `bias` may also be a flag, an initialiser or a sub-layer: take only the layer's weights.
+        weights = {id(v) for v in layer.weights}
+        found.update((id(v), v) for v in candidates if v is not None and id(v) in weights)
     head = getattr(model, "supervised_head", None) if supervised_head is None else supervised_head
     if head is not None:
         found.update((id(v), v) for v in head.trainable_weights)

@@ -1,9 +1,8 @@
-"""Optimizers by name, as a command asks for them."""
+"""Optimizers by name."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 from tensorflow import keras
 
@@ -15,9 +14,12 @@ OPTIMIZERS = ("lars", "momentum", "adam", "lamb")
 
 
 def make_optimizer(
-    name: str, learning_rate: Any, momentum: float = 0.9, weight_decay: float = 0.0
-) -> Any:
-    """Returns the optimizer that a command asks for by name.
+    name: str,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> keras.optimizers.Optimizer:
+    """Returns an optimizer by name.
 
     Args:
         name: 'lars'; 'momentum' (SGD with Nesterov momentum, as the release); 'adam'; 'lamb'
@@ -52,7 +54,7 @@ def make_optimizer(
     )
 
 
-def _lamb_class() -> Any:
+def _lamb_class() -> type[keras.optimizers.Optimizer]:
     if compat.KERAS_3:
         return keras.optimizers.Lamb
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf import compat
 from simclr_tf.errors import UserError
+from simclr_tf.typing import KerasConfig
 
 
 def get_train_steps(
@@ -59,7 +59,7 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
                    = peak * (1 + cos(pi * (step - warmup) / (total - warmup))) / 2    step < total
                    = 0                                                                afterwards
 
-    A warm-up longer than training is never cut short: the ramp goes on past `total`.
+    A warm-up longer than training is not shortened: the ramp continues past `total`.
 
     Args:
         base_learning_rate: rate for a batch of 256 (linear) or of 1 (sqrt).
@@ -116,18 +116,18 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
             batch_size / 256.0 if scaling == "linear" else math.sqrt(batch_size)
         )
 
-    def __call__(self, step: Any) -> tf.Tensor:
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         """Returns the float32 learning rate of the given step (scalar or any shape), from 0."""
         with tf.name_scope(self.name or "WarmUpCosine"):
             step = tf.cast(step, tf.float32)  # exact up to 2^24 steps
             ramp = step / max(self.warmup_steps, 1)
-            # max: a warm-up as long as training leaves no decay, and its end is the end value.
+            # max: a warm-up as long as training leaves no steps to decay over.
             since_warmup = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
             done = tf.where(step < self.total_steps, since_warmup, 1.0)
             cosine = 0.5 * (1.0 + tf.cos(math.pi * done))
             return self.peak * tf.where(step < self.warmup_steps, ramp, cosine)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         """Returns the arguments of `__init__`."""
         return {
             "base_learning_rate": self.base_learning_rate,

@@ -1,4 +1,4 @@
-"""Fine-tuning: a classifier on a pretrained encoder, whole or from a block on."""
+"""Fine-tuning: a classifier on a pretrained encoder, all of it or from some block on."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from simclr_tf.models.blocks import batch_that_counts
 from simclr_tf.models.encoders import wrap_encoder
 from simclr_tf.models.endpoints import freeze_until
 from simclr_tf.models.heads import ProjectionHead, linear_head
-from simclr_tf.training import fit_data, padding
+from simclr_tf.training import padding
 from simclr_tf.training.decay import decay_loss
+from simclr_tf.training.fit_batch import unpack
 from simclr_tf.training.gradients import current_learning_rate, loss_to_minimize, minimize
 from simclr_tf.training.labels import targets
 from simclr_tf.training.step_metrics import hits, update_evaluation
 from simclr_tf.training.step_model import StepModel, count_rows
 from simclr_tf.training.view_maker import serialize_augment, step_seed
+from simclr_tf.typing import KerasConfig, Logs
 
 
 @register
@@ -33,8 +35,8 @@ class Classifier(StepModel):
 
     `fit` takes `(images, labels)` in every form that Keras takes, images as for `SimCLR`. Labels
     are class ids (N,), one-hot rows, or probabilities (N, num_classes) (mixed or smoothed labels):
-    the loss is the cross-entropy with them, accuracy counts the largest. Rows of several ones are
-    refused.
+    the loss is the cross-entropy with them, accuracy counts the largest. Rows with several
+    ones are refused.
 
     Args:
         encoder: A Keras model or layer, images (N, h, w, c) to features (N, d); usually the
@@ -98,8 +100,8 @@ class Classifier(StepModel):
         self.supervised_head.build((None, width))
         if zero_init_logits_layer:
             self.reset_head()
-        # Behind a frozen encoder nothing but what the linear head reads is in training: projection
-        # layers that it does not read keep their statistics, as in the TF1 release.
+        # With a frozen encoder, projection layers run in training mode only where the linear head
+        # reads them: otherwise they keep their statistics, as in the TF1 release.
         trains = self.encoder.trainable_variables or projection_selector != 0
         object.__setattr__(self, "_projection_trains", bool(trains))
         names = ("supervised_loss", "supervised_acc", "weight_decay", "total_loss")
@@ -117,10 +119,10 @@ class Classifier(StepModel):
         hidden = self.projection_head.hidden_layers(features, training=in_training)
         return self.supervised_head(hidden[self.projection_selector])
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+    def train_step(self, data: Any) -> Logs:
         """One supervised step on this replica's share of the batch."""
         data, mask = padding.split(data)
-        images, labels = fit_data.unpack(data)
+        images, labels = unpack(data)
         labels = targets(labels, self.num_classes)
         count = count_rows(images, mask)
         learning_rate = current_learning_rate(self.optimizer)
@@ -143,10 +145,10 @@ class Classifier(StepModel):
         }
         return replica_logs({**self._update(results, count), "learning_rate": learning_rate})
 
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+    def test_step(self, data: Any) -> Logs:
         """Accuracy on images and labels."""
         data, mask = padding.split(data)
-        images, labels = fit_data.unpack(data)
+        images, labels = unpack(data)
         labels = targets(labels, self.num_classes)
         logits = self(images, training=False)
         decay = decay_loss(self._decayed, self.weight_decay)
@@ -169,7 +171,7 @@ class Classifier(StepModel):
                 "width, channels)."
             )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         return {
             "encoder": serialize(self.encoder),
             "num_classes": self.num_classes,

@@ -1,24 +1,23 @@
-"""Weight decay: what the optimizer does of it, and what is a term of the loss."""
+"""Weight decay, split between the optimizer and a term of the loss."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf.optim.lars import LARS, excluded_variables
+from simclr_tf.typing import Variables
 
 
 def set_up_decay(
-    optimizer: Any, model: keras.Model, supervised_head: keras.layers.Layer | None
-) -> list[Any]:
+    optimizer: keras.optimizers.Optimizer,
+    model: keras.Model,
+    supervised_head: keras.layers.Layer | None,
+) -> list[tf.Variable]:
     """Splits weight decay between optimizer and loss, as the release does.
 
-    LARS decays everything but batch norm, biases and the supervised head; the head's kernel is
-    decayed through the loss. Other optimizers leave all of it to the loss: every trainable variable
-    but batch norm's.
+    LARS decays everything but batch norm, biases and the supervised head, whose kernel is decayed
+    by the loss. With other optimizers the loss decays all trainable variables but batch norm's.
 
     Returns:
         The variables whose squares enter the loss.
@@ -36,7 +35,7 @@ def set_up_decay(
     return [v for v in model.trainable_variables if id(v) not in batch_norm]
 
 
-def decay_loss(variables: Sequence[Any], weight_decay: float) -> tf.Tensor:
+def decay_loss(variables: Variables, weight_decay: float) -> tf.Tensor:
     """Returns weight_decay * sum of squares / 2, a float32 scalar."""
     if not variables or not weight_decay:
         return tf.constant(0.0)

@@ -1,4 +1,4 @@
-"""Distillation: a student that learns what a fine-tuned teacher says of unlabelled images."""
+"""Distillation: a student that learns a fine-tuned teacher's predictions on unlabelled images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from simclr_tf.errors import UserError
 from simclr_tf.images.pixel_values import to_float
 from simclr_tf.losses.cross_entropy import supervised_loss
 from simclr_tf.models.blocks import batch_that_counts
-from simclr_tf.training import fit_data, padding
+from simclr_tf.training import padding
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.decay import decay_loss
+from simclr_tf.training.fit_batch import unpack
 from simclr_tf.training.gradients import current_learning_rate, loss_to_minimize, minimize
 from simclr_tf.training.labels import class_ids, targets
 from simclr_tf.training.step_metrics import hits
 from simclr_tf.training.step_model import count_rows
 from simclr_tf.training.view_maker import step_seed
+from simclr_tf.typing import KerasConfig, Logs
 
 
 def distillation_loss(
@@ -49,7 +51,7 @@ def distillation_loss(
 def distillation_losses(
     teacher_logits: tf.Tensor, student_logits: tf.Tensor, temperature: float = 1.0
 ) -> tf.Tensor:
-    """Returns the terms of `distillation_loss`, one an image: float32 (N,)."""
+    """Returns the terms of `distillation_loss`, one per image: float32 (N,)."""
     targets = tf.nn.softmax(tf.stop_gradient(tf.cast(teacher_logits, tf.float32)) / temperature)
     softened = tf.cast(student_logits, tf.float32) / temperature
     return supervised_loss(targets, softened, per_example=True)
@@ -59,9 +61,9 @@ def distillation_losses(
 class Distiller(Classifier):
     """A classifier that is trained on a teacher's probabilities, and on labels where there are any.
 
-    `fit` takes `images` or `(images, labels)` as `Classifier` does; a label of -1 stands for none,
-    rows of probabilities count as labels in the loss, the largest in the accuracy. Teacher
-    and student see the same views. The loss is equation 3 of SimCLRv2 over the batch's N images,
+    `fit` takes `images` or `(images, labels)` as `Classifier` does; a label of -1 means none. Rows
+    of probabilities enter the loss as labels; their largest counts in the accuracy. Teacher and
+    student see the same views. The loss is equation 3 of SimCLRv2 over the batch's N images,
 
         (1 - labels_weight) * mean over all images of the distillation loss
         + labels_weight * (sum over labelled images of the cross-entropy) / N,
@@ -72,8 +74,8 @@ class Distiller(Classifier):
         encoder: As for `Classifier`: the student's.
         num_classes: Number of the teacher's classes.
         teacher: A Keras model or callable from images (N, h, w, c), float32 in [0, 1], to logits
-            (N, num_classes), as `load_teacher` returns; it is no part of the model and is not saved
-            with it. None: to be set (`distiller.teacher = ...`) before `fit`.
+            (N, num_classes), as `load_teacher` returns; it is not part of the model, nor saved with
+            it. None: set it (`distiller.teacher = ...`) before `fit`.
         temperature: Softens both sides' probabilities; above 0.
         labels_weight: In [0, 1]; 0: no labels are used.
         **kwargs: As for `Classifier`.
@@ -118,7 +120,7 @@ class Distiller(Classifier):
         more = {name: keras.metrics.Mean(name=name) for name in names}
         self._set_untracked("_train_metrics", {**more, **self._train_metrics})
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name == "teacher":
             self._set_untracked(name, value)
         else:
@@ -136,20 +138,20 @@ class Distiller(Classifier):
             logits = converted(self.teacher)(images)
         return tf.stop_gradient(tf.cast(logits, tf.float32))
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+    def train_step(self, data: Any) -> Logs:
         """One step on this replica's share of the batch."""
         data, mask = padding.split(data)
-        images, labels = fit_data.unpack(data)
+        images, labels = unpack(data)
         count = count_rows(images, mask)
         learning_rate = current_learning_rate(self.optimizer)
         if self._make_views is not None:
             seed = step_seed(self.seed, batches_taken(self.optimizer))
             images = self._make_views(images, seed, copies=1)
         images = to_float(images)
-        taught = self.teacher_logits(images)
+        teacher_logits = self.teacher_logits(images)
         with batch_that_counts(mask), tf.GradientTape() as tape:
             logits = self(images, training=True)
-            loss, results = self._loss_and_parts(taught, logits, labels, count)
+            loss, results = self._loss_and_parts(teacher_logits, logits, labels, count)
             decay = decay_loss(self._decayed, self.weight_decay)
             scaled = loss_to_minimize(self, loss + decay)
         variables = self.trainable_variables
@@ -166,7 +168,7 @@ class Distiller(Classifier):
         logits: tf.Tensor,
         labels: tf.Tensor | None,
         count: replicas.ImageCount,
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    ) -> tuple[tf.Tensor, Logs]:
         """Returns this replica's share of the loss without weight decay, and its parts."""
         losses = distillation_losses(teacher_logits, logits, self.temperature)
         distill = replicas.share_of_mean(losses, count)
@@ -181,7 +183,7 @@ class Distiller(Classifier):
         if known.shape.rank == 1:
             losses = supervised_loss(tf.maximum(known, 0), logits, per_example=True)
             losses = tf.where(known >= 0, losses, 0.0)
-        else:  # probabilities: every image has some
+        else:  # probabilities: every image has them
             losses = supervised_loss(known, logits, per_example=True)
         supervised = replicas.share_of_mean(losses, count)
         results["supervised_loss"] = supervised
@@ -195,7 +197,7 @@ class Distiller(Classifier):
         if mask is not None:
             ids = tf.where(mask, ids, -1)
         known = tf.cast(ids >= 0, tf.float32)
-        right = hits(ids, logits)  # never where the label is -1
+        right = hits(ids, logits)  # 0 where the label is -1
         right, known = tf.unstack(
             replicas.sum_over_replicas(tf.stack([tf.reduce_sum(right), tf.reduce_sum(known)]))
         )
@@ -203,10 +205,10 @@ class Distiller(Classifier):
         metric.update_state(tf.math.divide_no_nan(right, known), sample_weight=known)
         return metric.result()
 
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+    def test_step(self, data: Any) -> Logs:
         """Accuracy on images and labels; on images alone, loss and agreement with the teacher."""
         element, mask = padding.split(data)
-        images, labels = fit_data.unpack(element)
+        images, labels = unpack(element)
         if labels is not None:
             return super().test_step(data)
         count = count_rows(images, mask)
@@ -225,7 +227,7 @@ class Distiller(Classifier):
                 "images alone. Pass labels, or labels_weight=0."
             )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         return {
             **super().get_config(),
             "temperature": self.temperature,

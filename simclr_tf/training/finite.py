@@ -1,11 +1,11 @@
-"""Numbers that are none any more: found, and said with what to try."""
+"""NaN and infinity: finding them, and the error that says what to try."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
@@ -16,11 +16,11 @@ from simclr_tf.training.simclr import SimCLR
 def failure(
     model: keras.Model, what: str, step: int, learning_rate: float, checkpoint: str | None
 ) -> NotFiniteError:
-    """Returns the error that ends a run, with those settings to try that the model is trained by.
+    """Returns the error that ends a run, with settings to try for this kind of model.
 
     Args:
         model: The model in training.
-        what: Which number is none, as `the loss is nan`.
+        what: Which number it is, as `the loss is nan`.
         step: The step at which it was seen.
         learning_rate: The rate of that step; NaN where it is not known.
         checkpoint: Prefix of the last healthy checkpoint, or None.
@@ -44,7 +44,7 @@ def _what_to_try(model: keras.Model) -> str:
     return f"{', '.join(first)}{',' if len(first) > 1 else ''} or {last}"
 
 
-def not_finite(variables: Mapping[str, Any]) -> str | None:
+def not_finite(variables: Mapping[str, tf.Variable | np.ndarray]) -> str | None:
     """Returns the name of the first variable that holds NaN or infinity; None if all are healthy.
 
     Args:

@@ -1,10 +1,10 @@
-"""The calls of a Keras model, with their data checked before anything is traced."""
+"""Calls of a Keras model's `fit`, `evaluate` and `predict`, with their data checked first."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensorflow import keras
 
@@ -12,24 +12,30 @@ from simclr_tf.compat import forget_validation_data, is_compiled
 from simclr_tf.errors import UserError
 from simclr_tf.images.batch_errors import in_one_line
 from simclr_tf.training import padding
-from simclr_tf.training.fit_data import empty, prepare, prepare_arrays, prepare_validation
+from simclr_tf.training.fit_batch import empty, prepare_arrays
+from simclr_tf.training.fit_data import prepare, prepare_validation
+
+if TYPE_CHECKING:
+    from simclr_tf.training.step_model import StepModel
+
+Result = TypeVar("Result")
 
 
 def run(
-    model: Any,
+    model: StepModel,
     name: str,
-    method: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
+    method: Callable[..., Result],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+) -> Result:
     """Calls a method of `keras.Model` with its data checked; errors come in one line.
 
     Args:
-        model: The model, which tells what it takes by `rules`.
+        model: The model; its `rules` say what it takes.
         name: 'fit', 'evaluate', 'predict', or one of the three `..._on_batch`.
         method: Keras's own, bound.
-        args: The user's arguments by place.
-        kwargs: The user's arguments by name.
+        args: The user's positional arguments.
+        kwargs: The user's keyword arguments.
 
     Returns:
         What the method returns.
@@ -69,8 +75,8 @@ def run(
         return _run_counted(name, method, {**data, **arguments})
 
 
-def _run_counted(name: str, method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """Runs over batches; refuses a pass that had none."""
+def _run_counted(name: str, method: Callable[..., Result], arguments: dict[str, Any]) -> Result:
+    """Runs a method; raises a UserError where its data had no batch."""
     count = BatchCount()
     callbacks = arguments.get("callbacks")
     if isinstance(callbacks, keras.callbacks.CallbackList):
@@ -84,22 +90,24 @@ def _run_counted(name: str, method: Callable[..., Any], arguments: dict[str, Any
     except UserError:
         raise
     except ValueError as error:
-        # Keras 2 stops by itself where there was no batch, with many words about `compile`.
+        # Without any batch Keras 2 raises an error of its own, about `compile`.
         kind = {"fit": "train", "evaluate": "test"}.get(name, name)
         if count.seen[kind] or "Unexpected result of" not in str(error):
             raise
         raise empty("data that gave none") from error
 
 
-def named_arguments(method: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict:
-    """Returns the arguments of a call of a method of `keras.Model` by their names."""
+def named_arguments(
+    method: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> dict[str, Any]:
+    """Returns the arguments of a call of a method of `keras.Model` by name."""
     bound = inspect.signature(method).bind(None, *args, **kwargs)
     arguments = dict(bound.arguments)
     arguments.pop(next(iter(bound.signature.parameters)))  # self
     return {**arguments, **arguments.pop("kwargs", {})}
 
 
-def refuse_weights(arguments: Mapping[str, Any]) -> None:
+def refuse_weights(arguments: Mapping[str, object]) -> None:
     """Refuses `class_weight` and `sample_weight`.
 
     Raises:
@@ -115,7 +123,7 @@ def refuse_weights(arguments: Mapping[str, Any]) -> None:
 
 
 def refuse_no_steps(arguments: Mapping[str, Any]) -> None:
-    """Refuses a number of steps that would take no batch.
+    """Refuses a number of steps below 1.
 
     Raises:
         UserError: `steps_per_epoch`, `validation_steps` or `steps` below 1.
@@ -129,7 +137,7 @@ def refuse_no_steps(arguments: Mapping[str, Any]) -> None:
 
 
 class BatchCount(keras.callbacks.Callback):
-    """Stops at the end of a pass that had no batch, which Keras 3 lets go by."""
+    """Raises an error at the end of a pass without a batch, which Keras 3 accepts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,20 +148,20 @@ class BatchCount(keras.callbacks.Callback):
         if not self.seen[kind]:
             raise empty("data that gave none")
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self.seen["train"] += 1
 
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self.seen["test"] += 1
 
-    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_predict_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self.seen["predict"] += 1
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.refuse_nothing("train")
 
-    def on_test_end(self, logs: Any = None) -> None:
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
         self.refuse_nothing("test")
 
-    def on_predict_end(self, logs: Any = None) -> None:
+    def on_predict_end(self, logs: dict[str, float] | None = None) -> None:
         self.refuse_nothing("predict")

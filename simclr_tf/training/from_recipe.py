@@ -1,4 +1,4 @@
-"""The one way from a recipe to a model."""
+"""Building a model from a recipe."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def build_model(recipe: Recipe, **training: Any) -> SimCLR | Classifier:
     """Returns a fresh model, not compiled.
 
     Args:
-        recipe: Network, heads, input, and which of the classes it is.
-        **training: What the class takes beside them, and no file keeps: `augment`; a SimCLR's
+        recipe: Network, heads, input, and the class of the model.
+        **training: Arguments of the class that no file keeps: `augment`; a SimCLR's
             `micro_batch_size`; a Distiller's `teacher`, `temperature` and `labels_weight`.
 
     Raises:

@@ -1,21 +1,21 @@
-"""Large batches in small memory: the gradient of the whole batch, one micro-batch at a time.
+"""Gradient caching: the gradient of a large batch in little memory, one micro-batch at a time.
 
-1. Embed the batch in micro-batches and keep the embeddings alone, no activations.
-2. Take the loss on all embeddings, of all replicas, and its gradient with respect to them.
-3. Embed each micro-batch again, now with a tape, and pull its embeddings' gradient through it.
+1. Embed the batch in micro-batches and keep only the embeddings, no activations.
+2. Compute the loss of all embeddings, of all replicas, and its gradient with respect to them.
+3. Embed each micro-batch again, now with a tape, and backpropagate its embeddings' gradient.
 
-The sum of step 3 is the gradient of the whole batch: exactly, where an image's embedding does not
-depend on the images beside it. Batch norm sees the statistics of a micro-batch on its replica.
-What an encoder draws at random while training (dropout) is the same in both passes under Keras 3,
-whose layers keep the state that they draw from among their variables; under Keras 2 it is not.
-`SimCLR` takes the encoder's features for embeddings: heads and loss see the whole batch.
+The sum over step 3 is the gradient of the whole batch, exactly where an image's embedding does not
+depend on the other images. Batch norm uses the statistics of a micro-batch on its replica. Dropout
+in an encoder is the same in both passes under Keras 3, where the layers' random state is among the
+variables that are restored in between; under Keras 2 it differs. The embeddings of `SimCLR` are the
+encoder's features: heads and loss see the whole batch.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 from absl import logging
@@ -26,23 +26,27 @@ from simclr_tf.compat import KERAS_3
 from simclr_tf.errors import UserError
 from simclr_tf.images.pixel_values import to_float
 from simclr_tf.models.blocks import local_batch_statistics
+from simclr_tf.training.view_maker import ViewMaker
+from simclr_tf.typing import Batch, Variables
 
 Embed = Callable[[tf.Tensor], tf.Tensor]
+State: TypeAlias = "list[tf.Tensor | tf.TensorArray]"
+"""What a loop carries from one micro-batch to the next."""
 
 
 class MicroBatches:
     """A replica's batch, cut into micro-batches whose views are the same each time they are made.
 
-    The random parameters of the views are drawn once, for the whole batch; only a micro-batch's
-    views exist at a time. An augmentation that cannot be split into drawing and applying makes the
-    views of the whole batch once, and they are kept.
+    The random parameters of the views are drawn once, for the whole batch; only one micro-batch's
+    views exist at a time. With an augmentation that cannot be split into drawing and applying, the
+    views of the whole batch are made once and kept.
 
     Args:
-        parts: Tensors, or nested structures of them, with N rows each; or with 2N, the first views'
-            before the second views'.
-        make_views: From the rows of one micro-batch, as `parts` has them, to (2m, h, w, c): m first
-            views, then m second views.
-        doubled: Whether a part has 2N rows, for each of `parts`.
+        parts: Tensors, or nested structures of them, with N rows each; or with 2N, those of first
+            views before those of second views.
+        make_views: From one micro-batch's rows of each part to (2m, h, w, c): m first views, then m
+            second views.
+        doubled: For each of `parts`, whether it has 2N rows.
         images: N; a tensor where it is not known before the step.
         size: m, images in a micro-batch.
 
@@ -52,7 +56,7 @@ class MicroBatches:
 
     def __init__(
         self,
-        parts: Sequence[Any],
+        parts: Sequence[tf.Tensor | Mapping[str, tf.Tensor]],
         make_views: Callable[..., tf.Tensor],
         doubled: Sequence[bool],
         images: int | tf.Tensor,
@@ -60,7 +64,7 @@ class MicroBatches:
     ) -> None:
         if isinstance(images, int):
             check_micro_batch_size(images, size)
-            self.count: Any = images // size
+            self.count: int | tf.Tensor = images // size
         else:
             fits = tf.debugging.Assert(
                 tf.equal(images % size, 0),
@@ -81,33 +85,38 @@ class MicroBatches:
 
     def views(self, index: tf.Tensor) -> tf.Tensor:
         """Returns the views of one micro-batch, (2m, h, w, c)."""
-        # A slice: a GPU has no gather of bytes, and would send the whole batch to the host.
+        # A slice, since gathering uint8 has no GPU kernel: the whole batch would go to the host.
         return self._make_views(
             *(tf.nest.map_structure(lambda x: x[index], part) for part in self._parts)
         )
 
     def _split(self, rows: tf.Tensor) -> tf.Tensor:
-        """(N, ...) to (count, m, ...)."""
+        """Reshapes (N, ...) to (count, m, ...)."""
         return tf.reshape(rows, [self.count, self.size, *_rest(rows)])
 
     def split_pairs(self, rows: tf.Tensor) -> tf.Tensor:
-        """(2N, ...), first views before second, to (count, 2m, ...): both views of an image."""
+        """Reshapes (2N, ...) to (count, 2m, ...), in both first views before second views."""
         pairs = tf.reshape(rows, [2, self.count, self.size, *_rest(rows)])
         return tf.reshape(_swap(pairs), [self.count, 2 * self.size, *_rest(rows)])
 
     def join_embeddings(self, blocks: tf.Tensor) -> tf.Tensor:
-        """(count, 2m, d) to (2N, d): the way back."""
+        """Reshapes (count, 2m, d) to (2N, d): the inverse of `split_pairs`."""
         width = blocks.shape[-1]
         pairs = tf.reshape(blocks, [self.count, 2, self.size, width])
         return tf.reshape(_swap(pairs), [2 * self.count * self.size, width])
 
 
-def cut(inputs: Any, view_maker: Any, seed: tf.Tensor, size: int) -> MicroBatches:
+def cut(
+    inputs: Batch | tuple[tf.Tensor, tf.Tensor],
+    view_maker: ViewMaker | None,
+    seed: tf.Tensor,
+    size: int,
+) -> MicroBatches:
     """Cuts a replica's images into micro-batches.
 
     Args:
         inputs: Images as `SimCLR` takes them, or the tuple (view1, view2).
-        view_maker: The model's `ViewMaker`; None for views that are made already.
+        view_maker: The model's `ViewMaker`; None where inputs are views.
         seed: int32, shape (2,).
         size: m, images in a micro-batch.
 
@@ -117,13 +126,14 @@ def cut(inputs: Any, view_maker: Any, seed: tf.Tensor, size: int) -> MicroBatche
     if isinstance(inputs, (tuple, list)):
         views = tf.concat(inputs, 0)
         return MicroBatches([views], to_float, [True], _half(views), size)
+    assert view_maker is not None  # else the inputs are views
     augment = view_maker.augment
     # A subclass that overrides `call` may do more than draw and apply.
     if isinstance(augment, SimCLRAugment) and type(augment).call is SimCLRAugment.call:
         images, params = augment.draw_for(inputs, seed, copies=2)
 
-        def make_views(part: tf.Tensor, own: dict[str, tf.Tensor]) -> tf.Tensor:
-            return augment.apply(tf.concat([part, part], 0), own)
+        def make_views(part: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
+            return augment.apply(tf.concat([part, part], 0), drawn)
 
         count = tf.shape(images)[0] if images.shape[0] is None else images.shape[0]
         return MicroBatches([images, params], make_views, [False, True], count, size)
@@ -146,7 +156,7 @@ def check_micro_batch_size(images: int, size: int) -> None:
 
 
 def warn_of_random_layers(encoder: keras.Model) -> None:
-    """Warns where an encoder's two passes differ: Keras 2 draws dropout anew in the second."""
+    """Warns where an encoder's two passes differ: Keras 2 draws dropout again in the second."""
     if KERAS_3:
         return
     drawing = [x.name for x in encoder._flatten_layers() if hasattr(x, "_random_generator")]
@@ -174,7 +184,7 @@ def embed_all(micro_batches: MicroBatches, embed: Embed, width: int) -> tf.Tenso
     shape = [2 * micro_batches.size, width]
     array = tf.TensorArray(tf.float32, micro_batches.count, element_shape=shape)
 
-    def body(index: tf.Tensor, written: tf.TensorArray) -> list[Any]:
+    def body(index: tf.Tensor, written: tf.TensorArray) -> State:
         return [index + 1, written.write(index, embed(micro_batches.views(index)))]
 
     with local_batch_statistics():
@@ -186,9 +196,9 @@ def pull_back(
     micro_batches: MicroBatches,
     embed: Embed,
     gradient: tf.Tensor,
-    variables: Sequence[Any],
+    variables: Variables,
 ) -> list[tf.Tensor]:
-    """Returns the gradient that a gradient of all embeddings gives the variables.
+    """Returns the gradient for the variables, given that for all embeddings.
 
     Args:
         micro_batches: The batch.
@@ -204,7 +214,7 @@ def pull_back(
     """
     shares = micro_batches.split_pairs(gradient)
 
-    def body(index: tf.Tensor, *sums: tf.Tensor) -> list[Any]:
+    def body(index: tf.Tensor, *sums: tf.Tensor) -> State:
         views = micro_batches.views(index)
         with tf.GradientTape() as tape:
             embedding = embed(views)
@@ -224,16 +234,16 @@ def pull_back(
 
 
 @contextlib.contextmanager
-def restored(variables: Sequence[Any]) -> Iterator[None]:
-    """Gives variables their values back at the end: what two passes move must move once."""
+def restored(variables: Variables) -> Iterator[None]:
+    """Restores variables at the end: of two passes that update them, only one may count."""
     before = [tf.identity(tf.convert_to_tensor(variable)) for variable in variables]
     yield
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)
 
 
-def _loop(micro_batches: MicroBatches, body: Any, state: Sequence[Any]) -> Any:
-    """One micro-batch after another: two at a time would need twice the memory."""
+def _loop(micro_batches: MicroBatches, body: Callable[..., State], state: State) -> State:
+    """Runs one micro-batch after another: two at a time would need twice the memory."""
     return tf.while_loop(
         lambda index, *_: index < micro_batches.count,
         body,
@@ -242,7 +252,7 @@ def _loop(micro_batches: MicroBatches, body: Any, state: Sequence[Any]) -> Any:
     )
 
 
-def _rest(rows: tf.Tensor) -> list[Any]:
+def _rest(rows: tf.Tensor) -> list[int | tf.Tensor]:
     """Returns the shape below the first axis, static where it is known."""
     dynamic = tf.shape(rows)
     return [dynamic[i] if n is None else n for i, n in enumerate(rows.shape) if i > 0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
@@ -15,10 +14,13 @@ from simclr_tf.compat import (
     scaled_loss,
     unscaled_gradients,
 )
+from simclr_tf.typing import Variables
 
 
-def minimize(model: keras.Model, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
-    """Applies the gradients of a loss that `loss_to_minimize` made; None leaves a variable."""
+def minimize(
+    model: keras.Model, gradients: Sequence[tf.Tensor | None], variables: Variables
+) -> None:
+    """Applies gradients of the loss that `loss_to_minimize` returns; None changes no variable."""
     gradients = unscaled_gradients(model.optimizer, gradients)
     pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
     apply_gradients(model.optimizer, pairs)
@@ -29,8 +31,8 @@ def loss_to_minimize(model: keras.Model, loss: tf.Tensor) -> tf.Tensor:
     return scaled_loss(model.optimizer, loss / num_replicas())
 
 
-def current_learning_rate(optimizer: Any) -> tf.Tensor:
-    """Returns the rate of the step that is being taken, a float32 scalar."""
+def current_learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
+    """Returns the learning rate of the current step, a float32 scalar."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     rate = getattr(inner, "_learning_rate", inner.learning_rate)
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):

@@ -5,18 +5,21 @@
 | integers (N,) or (N, 1); floats that are whole numbers | class ids; -1 is "no label" where a model says so |
 | integers or booleans (N, C), one 1 a row | the same, one-hot |
 | floats (N, C), rows that add up to 1 | probabilities: cross-entropy with them; accuracy against the largest |
-| anything else, as rows of several ones | refused, with the row |
+| anything else, as rows with several ones | refused; the message shows the row |
 """  # noqa: E501
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
 from simclr_tf.images.batch_errors import stop_unless
+from simclr_tf.typing import Labels
+
+Shape: TypeAlias = "tf.TensorShape | tuple[int | None, ...]"
 
 _SUM_TOLERANCE = 1e-2  # of a row of probabilities; bfloat16 rounds by 0.004
 
@@ -33,11 +36,11 @@ class LabelRule(NamedTuple):
     lowest: int = 0
 
 
-def targets(labels: Any, num_classes: int) -> tf.Tensor:
+def targets(labels: Labels, num_classes: int) -> tf.Tensor:
     """Returns what `supervised_loss` takes: class ids int32 (N,), or probabilities float32 (N, C).
 
     Args:
-        labels: As the table of this module says; they are not checked here.
+        labels: As in the table of this module; they are not checked here.
         num_classes: C.
 
     Example:
@@ -52,21 +55,21 @@ def targets(labels: Any, num_classes: int) -> tf.Tensor:
     return tf.cast(tf.reshape(labels, [-1]), tf.int32)
 
 
-def class_ids(labels: Any, num_classes: int) -> tf.Tensor:
-    """Returns int32 class ids (N,), of probabilities the largest's; arguments as for `targets`."""
+def class_ids(labels: Labels, num_classes: int) -> tf.Tensor:
+    """Returns int32 class ids (N,), for probabilities the largest; arguments as for `targets`."""
     found = targets(labels, num_classes)
     return found if found.shape.rank == 1 else tf.argmax(found, -1, output_type=tf.int32)
 
 
-def check_labels(labels: Any, rule: LabelRule) -> None:
+def check_labels(labels: Labels, rule: LabelRule) -> None:
     """Refuses labels that a linear head cannot learn, before they are used.
 
     Args:
         labels: Array or eager tensor.
-        rule: Which are right.
+        rule: Which labels are right.
 
     Raises:
-        UserError: Another form, or a row out of range; the message names the row.
+        UserError: A wrong form, or a row out of range; the message names the row.
 
     Example:
         >>> check_labels(np.array([0, 2, 1]), LabelRule(num_classes=3))
@@ -76,20 +79,20 @@ def check_labels(labels: Any, rule: LabelRule) -> None:
     good = np.reshape(_good_rows(values, rule), -1)
     if not good.all():
         row = int(np.argmin(good))
-        told = np.array2string(np.asarray(labels)[row], threshold=12, separator=", ")
+        content = np.array2string(np.asarray(labels)[row], threshold=12, separator=", ")
         raise UserError(_message(rule, _in_rows(tuple(labels.shape), rule.num_classes))
-                        .format(row, " ".join(told.split())))  # fmt: skip
+                        .format(row, " ".join(content.split())))  # fmt: skip
 
 
 def checked(labels: tf.Tensor, rule: LabelRule) -> tf.Tensor:
-    """Returns the labels of a graph (of `tf.data`); wrong ones do not pass.
+    """Returns labels in a graph (of `tf.data`), checked by an assertion.
 
     Args:
         labels: Tensor.
-        rule: Which are right.
+        rule: Which labels are right.
 
     Raises:
-        UserError: Another form.
+        UserError: A wrong form.
     """
     check_form(labels.shape, labels.dtype, rule)
     rows = _in_rows(labels.shape, rule.num_classes)
@@ -97,23 +100,23 @@ def checked(labels: tf.Tensor, rule: LabelRule) -> tf.Tensor:
     holds = tf.reduce_all(good)
     row = tf.where(holds, 0, tf.argmin(tf.cast(good, tf.int32), output_type=tf.int32))
     # A slice, because an empty batch has no row to index.
-    told = tf.strings.format("{}", labels[row : row + 1], summarize=12)
+    content = tf.strings.format("{}", labels[row : row + 1], summarize=12)
     start, middle, end = _message(rule, rows).split("{}")
-    parts = [start, tf.strings.as_string(row), " of a batch", middle, told, end]
+    parts = [start, tf.strings.as_string(row), " of a batch", middle, content, end]
     with tf.control_dependencies([stop_unless(holds, tf.strings.join(parts))]):
         return tf.identity(labels)
 
 
-def check_form(shape: Any, dtype: Any, rule: LabelRule) -> None:
+def check_form(shape: Shape, dtype: tf.DType | np.dtype, rule: LabelRule) -> None:
     """Refuses labels by their shape and type.
 
     Args:
-        shape: Their shape; sides may be unknown.
+        shape: Their shape; sizes may be unknown.
         dtype: Their type.
-        rule: Which are right.
+        rule: Which labels are right.
 
     Raises:
-        UserError: Neither (N,), (N, 1) nor (N, C), or no numbers.
+        UserError: They are not numbers, or neither (N,), (N, 1) nor (N, C).
     """
     shape, dtype = tf.TensorShape(shape), tf.as_dtype(dtype)
     classes = rule.num_classes
@@ -132,26 +135,26 @@ def check_form(shape: Any, dtype: Any, rule: LabelRule) -> None:
         )
 
 
-def _in_rows(shape: Any, num_classes: int) -> bool:
-    """Whether each label is a row of its own, as one-hot."""
+def _in_rows(shape: Shape, num_classes: int) -> bool:
+    """Whether each label is a row, as one-hot."""
     return len(shape) == 2 and shape[-1] == num_classes and num_classes > 1
 
 
-def _good_rows(labels: Any, rule: LabelRule) -> Any:
-    """Returns (N,) or (N, 1) booleans: which rows are right. Not-a-number fails each comparison.
+def _good_rows(labels: Labels, rule: LabelRule) -> tf.Tensor | np.ndarray:
+    """Returns (N,) or (N, 1) booleans: which rows are right. NaN fails each comparison.
 
-    Only operators: the same for arrays and for the tensors of a graph, float64.
+    Made of operators alone, so that it takes float64 arrays and tensors of a graph alike.
     """
     if not _in_rows(labels.shape, rule.num_classes):
         return (labels >= rule.lowest) & (labels < rule.num_classes) & (labels % 1.0 == 0.0)
     ones = np.ones([rule.num_classes, 1])
-    # A negative one would make the sum of absolute values larger.
+    # A negative entry makes the sum of absolute values larger.
     total, absolute = labels @ ones, abs(labels) @ ones
     return (abs(total - 1.0) <= _SUM_TOLERANCE) & (absolute <= 1.0 + _SUM_TOLERANCE)
 
 
 def _message(rule: LabelRule, rows: bool) -> str:
-    """Returns the sentence with two gaps: the row's number and what it holds."""
+    """Returns the message with two gaps: the row's index and its content."""
     if rows:
         return (
             "Expected labels that are one-hot, or probabilities that add up to 1; received row "

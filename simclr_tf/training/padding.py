@@ -1,11 +1,11 @@
-"""Batches that replicas cannot share equally: filled up, with a mask of what counts.
+"""Batches that replicas cannot share equally: padded, with a mask of the rows that count.
 
-What a strategy makes of a last batch leaves some replicas fewer images, or none. For an evaluation
-each replica gets as many rows: those that fill up repeat the batch's last image (a real one, so
-that nothing downstream meets what it never sees else) and are marked to be left out. What is
-distributed already, and what `fit` hands out, keeps its sizes; there a replica without images gets
-one row that does not count, since a network can't be run on none: on a CPU, TensorFlow's
-convolution returns a batch of no images in the shape that it came in.
+When a strategy splits a last batch, some replicas get fewer images, or none. For an evaluation each
+replica gets the same number of rows: padding repeats the batch's last image (a real one, so that
+the network sees nothing unusual) and is masked. Data sets that are distributed already, and batches
+of `fit`, keep their sizes; there a replica without images gets one row that does not count, since a
+network can't run on none: on a CPU, TensorFlow's convolution returns an empty batch in the shape of
+its input.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from simclr_tf.devices.replicas import several
 
-_BATCH_SIZE = 32  # Keras's own, where none is given
-# Of an axis whose length a replica without images can't know: large enough for any network.
+_BATCH_SIZE = 32  # Keras's default
+# For axes of unknown length on a replica without images: large enough for any network.
 _SIDE = 64
 
 
@@ -27,8 +27,8 @@ class Padded(NamedTuple):
     """One replica's batch.
 
     Attributes:
-        element: Images, or images and labels, as the data set delivers them.
-        mask: (N,) bool, False for the rows that fill up.
+        element: Images, or images and labels, in the structure of the data set.
+        mask: (N,) bool, False for padding.
     """
 
     element: Any
@@ -36,9 +36,9 @@ class Padded(NamedTuple):
 
 
 def for_replicas(
-    x: Any, y: Any, batch_size: int | None, strategy: tf.distribute.Strategy
-) -> tuple[Any, Any, int | None]:
-    """Returns what `evaluate` or `predict` was given, in batches that replicas share equally.
+    x: object, y: object, batch_size: int | None, strategy: tf.distribute.Strategy
+) -> tuple[object, object, int | None]:
+    """Returns the data of `evaluate` or `predict` in batches that replicas share equally.
 
     A batch of the data set is one step, as without padding.
 
@@ -46,11 +46,11 @@ def for_replicas(
         x: A `tf.data.Dataset` of batches, or arrays (N, ...), nested or not.
         y: Labels that go with arrays, or None.
         batch_size: Images of all replicas in a batch of arrays.
-        strategy: The model's.
+        strategy: The model's strategy.
 
     Returns:
         x, y and batch_size for Keras: a data set of `Padded`, None, None. Unchanged for one
-        replica, and for what can't be filled up here: data sets that are distributed already,
+        replica, and for what can't be padded here: data sets that are distributed already, and
         generators.
 
     Example:
@@ -69,15 +69,15 @@ def for_replicas(
 
 
 def split(data: Any, rows: int = 1) -> tuple[Any, tf.Tensor | None]:
-    """Returns what a step was given as rows to compute with, and which of them count.
+    """Returns the rows of a step's data, and which of them count.
 
     Args:
         data: `Padded`, or an element of a data set: images, (images,) or (images, labels).
-        rows: Rows for a replica that has no images.
+        rows: Rows for a replica without images.
 
     Returns:
-        The element and a mask, (N,) bool; None where all count, as is plain on one replica and
-        where batch sizes are known before the step.
+        The element and a mask, (N,) bool; None where all rows count, as on one replica and where
+        batch sizes are known before the step.
     """
     if isinstance(data, Padded):
         return data.element, data.mask
@@ -87,46 +87,46 @@ def split(data: Any, rows: int = 1) -> tuple[Any, tf.Tensor | None]:
     images = tf.shape(leaves[0])[0]
     missing = tf.where(tf.equal(images, 0), rows, 0)
 
-    def fill(value: Any, own: tf.Tensor) -> tf.Tensor:
+    def fill(value: int, part: tf.Tensor) -> tf.Tensor:
         sides = [
-            tf.where(tf.equal(tf.shape(own)[axis], 0), _SIDE, tf.shape(own)[axis])
+            tf.where(tf.equal(tf.shape(part)[axis], 0), _SIDE, tf.shape(part)[axis])
             if length is None
             else length
-            for axis, length in enumerate(own.shape)
+            for axis, length in enumerate(part.shape)
             if axis > 0
         ]
-        shape = [None, *own.shape[1:]]
-        # A replica that has images gets no row; its images' size is kept.
-        filling = tf.fill([missing, *sides], tf.cast(value, own.dtype))
-        return tf.ensure_shape(tf.cond(missing > 0, lambda: filling, lambda: own), shape)
+        shape = [None, *part.shape[1:]]
+        # A replica with images gets no row and keeps its images' size.
+        filling = tf.fill([missing, *sides], tf.cast(value, part.dtype))
+        return tf.ensure_shape(tf.cond(missing > 0, lambda: filling, lambda: part), shape)
 
     tuple_given = isinstance(data, tuple)
     first, *rest = data if tuple_given else (data,)
     # Ones are valid pixels in every format; class 0 exists for any number of classes.
-    filled = tf.nest.map_structure(lambda own: fill(1, own), first)
-    others = [tf.nest.map_structure(lambda own: fill(0, own), part) for part in rest]
+    filled = tf.nest.map_structure(lambda x: fill(1, x), first)
+    others = [tf.nest.map_structure(lambda x: fill(0, x), part) for part in rest]
     mask = tf.fill([tf.maximum(images, missing)], images > 0)
     return ((filled, *others) if tuple_given else filled), mask
 
 
-def only_real(outputs: Any, mask: tf.Tensor | None) -> Any:
-    """Returns outputs (N, ...), nested or not, without the rows that fill up."""
+def only_real(outputs: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Returns outputs (N, ...), nested or not, without padding."""
     if mask is None:
         return outputs
     return tf.nest.map_structure(lambda rows: tf.boolean_mask(rows, mask), outputs)
 
 
 def _filled_up(data: tf.data.Dataset, replicas: int, size: int | None) -> tf.data.Dataset:
-    """Fills up every batch to a multiple of the replicas.
+    """Pads every batch to a multiple of the replicas.
 
     Args:
         data: Batches.
-        replicas: How many share one.
-        size: Images of a full batch, to which all are filled up; None: not known.
+        replicas: Number of replicas that share a batch.
+        size: Images of a full batch, to which all are padded; None: not known.
     """
     rows = None if size is None else math.ceil(size / replicas) * replicas
 
-    def fill(*batch: Any) -> tf.data.Dataset:
+    def fill(*batch: object) -> tf.data.Dataset:
         element = batch if isinstance(data.element_spec, tuple) else batch[0]
         images = tf.shape(tf.nest.flatten(element)[0])[0]
         needed = (images + replicas - 1) // replicas * replicas if rows is None else rows
@@ -135,8 +135,8 @@ def _filled_up(data: tf.data.Dataset, replicas: int, size: int | None) -> tf.dat
         chosen = tf.nest.map_structure(lambda x: tf.gather(x, inside), element)
         return tf.data.Dataset.from_tensors(Padded(chosen, places < images))
 
-    # A flat map: behind a plain one TensorFlow finds the batch size as it was before, and hands
-    # out as many rows of it.
+    # A flat map: after a plain map TensorFlow would still find the old batch size, and distribute
+    # that many rows.
     filled = data.flat_map(fill)
     length = data.cardinality()
     if length >= 0:
@@ -144,13 +144,13 @@ def _filled_up(data: tf.data.Dataset, replicas: int, size: int | None) -> tf.dat
     return filled.prefetch(tf.data.AUTOTUNE)
 
 
-def _are_arrays(values: Any) -> bool:
+def _are_arrays(values: object) -> bool:
     leaves = tf.nest.flatten(values)
     arrays = all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in leaves)
     return bool(leaves) and arrays and all(len(leaf.shape) and leaf.shape[0] for leaf in leaves)
 
 
-def _has_rows(spec: Any) -> bool:
+def _has_rows(spec: object) -> bool:
     leaves = tf.nest.flatten(spec)
     return bool(leaves) and all(
         isinstance(leaf, (tf.TensorSpec, tf.RaggedTensorSpec)) and leaf.shape.rank != 0
@@ -158,7 +158,7 @@ def _has_rows(spec: Any) -> bool:
     )
 
 
-def _static_rows(spec: Any) -> int | None:
-    """Returns the batch size where all of an element's tensors tell the same, else None."""
+def _static_rows(spec: object) -> int | None:
+    """Returns the batch size on which all specifications of an element agree, else None."""
     sizes = {leaf.shape[0] if leaf.shape.rank else None for leaf in tf.nest.flatten(spec)}
     return sizes.pop() if len(sizes) == 1 else None

@@ -19,13 +19,15 @@ from simclr_tf.losses.nt_xent import nt_xent
 from simclr_tf.models.blocks import batch_that_counts
 from simclr_tf.models.encoders import wrap_encoder
 from simclr_tf.models.heads import ProjectionHead, linear_head, without_batch_norm
-from simclr_tf.training import fit_data, gradient_cache, padding
+from simclr_tf.training import gradient_cache, padding
 from simclr_tf.training.decay import decay_loss
+from simclr_tf.training.fit_batch import unpack
 from simclr_tf.training.gradients import current_learning_rate, loss_to_minimize, minimize
 from simclr_tf.training.labels import targets
 from simclr_tf.training.step_metrics import hits, update_evaluation
 from simclr_tf.training.step_model import StepModel, count_rows
 from simclr_tf.training.view_maker import serialize_augment, step_seed
+from simclr_tf.typing import Batch, KerasConfig, Logs
 
 
 @register
@@ -37,9 +39,9 @@ class SimCLR(StepModel):
 
     `fit` takes `images` or `(images, labels)` in every form that Keras takes (`tf.data`, arrays,
     generators, `keras.utils.Sequence`): images uint8, uint16 or float in [0, 1], of shape (N,
-    height, width, channels) (any arrays that encoder and augmentation take); labels class ids
-    (N,), one-hot, or probabilities (N, num_classes), on which the linear head then trains (accuracy
-    counts the largest). Views that are made already come as `((view1, view2), labels)`.
+    height, width, channels) (whatever encoder and augmentation take); labels class ids (N,),
+    one-hot, or probabilities (N, num_classes), with which the linear head is trained (accuracy
+    counts the largest). Ready-made views are passed as `((view1, view2), labels)`.
 
     Args:
         encoder: A Keras model or layer, images (N, h, w, c) to features (N, d); outputs of rank 4
@@ -55,23 +57,23 @@ class SimCLR(StepModel):
             only; give both the same value.
         projection_selector: Layer of the projection head that the linear head reads (0: features).
         supervised_loss_weight: Weight of the linear head's loss, above 0. Behind the stop-gradient
-            it scales the head's gradient alone, which with LARS and SGD is its learning rate: long
-            features call for less than 1 (SGD overshoots above about 8 / |h|^2).
+            it scales the head's gradient alone, which with LARS and SGD acts as its learning rate:
+            long features need less than 1 (SGD overshoots above about 8 / |h|^2).
         supervised_batch_norm: Whether the linear head reads features through batch norm without
-            scale and offset: still linear, and quick to learn where features are long or uneven.
+            scale and offset: still linear, and learns faster where features are long or uneven.
         micro_batch_size: Images embedded at a time (both views of each), for batches whose
             activations do not fit into memory: gradient caching, see `training/gradient_cache.py`.
             It must divide a replica's batch. The gradient is that of the whole batch where an
-            image's features do not depend on the images beside it; batch norm in the encoder
-            normalises by each micro-batch's own statistics, of one replica, and its moving
-            averages take one step a micro-batch. The heads see the whole batch. Dropout in the
-            encoder draws anew in the second pass under Keras 2 (a warning says so), not under
-            Keras 3. None: all at once.
+            image's features do not depend on the other images; batch norm in the encoder normalises
+            by the statistics of each micro-batch on its replica, and its moving averages take one
+            step per micro-batch. The heads see the whole batch. Dropout in the encoder draws again
+            in the second pass under Keras 2 (a warning says so), not under Keras 3. None: all at
+            once.
         seed: Seeds the views of every step.
-        value_range: (lowest, highest) of float images, which are refused beyond it (by more than
-            bicubic resizing overshoots), also with an augmentation of your own; None: any finite
-            values. It scales nothing, and uint8 and uint16 become [0, 1] in any case.
-            `SimCLRAugment` makes views in [0, 1] and takes nothing wider.
+        value_range: (lowest, highest) of float images; images beyond it are refused (with a
+            tolerance for the overshoot of bicubic resizing), with any augmentation; None: any
+            finite values. It scales nothing, and uint8 and uint16 always become [0, 1].
+            `SimCLRAugment` makes views in [0, 1] and accepts no wider range.
         **kwargs: As for `keras.Model`.
 
     Raises:
@@ -145,10 +147,10 @@ class SimCLR(StepModel):
         self._finish(augment, names, evaluates=num_classes is not None, value_range=value_range)
 
     def with_plain_head(self) -> SimCLR:
-        """Returns a model of the same layers whose linear head reads features as they are.
+        """Returns a model of the same layers whose linear head has no batch norm.
 
-        Its logits are the same: in inference a head behind batch norm is a linear one. This model
-        is not changed; where its head is plain already, it is what is returned.
+        Its logits are the same, since batch norm is linear in inference. This model is not changed;
+        where its head has no batch norm, it is returned itself.
 
         Example:
             >>> simclr.with_plain_head().supervised_head.batch_norm is None
@@ -175,7 +177,7 @@ class SimCLR(StepModel):
         variables = (head.kernel, head.bias, norm.moving_mean, norm.moving_variance)
         values = without_batch_norm(*(np.asarray(variable) for variable in variables))
         plain.supervised_head.set_weights(values)
-        # Set here: the constructor would warn about dropout again.
+        # Set afterwards: the constructor would warn about dropout again.
         plain.micro_batch_size = self.micro_batch_size
         return plain
 
@@ -183,7 +185,7 @@ class SimCLR(StepModel):
         """Returns features h, (N, d), of images (N, height, width, channels)."""
         return self.encoder(to_float(inputs), training=training)
 
-    def views(self, inputs: Any, seed: tf.Tensor) -> tf.Tensor:
+    def views(self, inputs: Batch | tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
         """Returns both views of every image.
 
         Args:
@@ -197,10 +199,10 @@ class SimCLR(StepModel):
             return tf.concat([to_float(view) for view in inputs], 0)
         return self._make_views(inputs, seed, copies=2)
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+    def train_step(self, data: Any) -> Logs:
         """One step of algorithm 1 on this replica's share of the batch."""
         data, mask = padding.split(data, self.micro_batch_size or 1)
-        inputs, labels = fit_data.unpack(data)
+        inputs, labels = unpack(data)
         learning_rate = current_learning_rate(self.optimizer)
         seed = step_seed(self.seed, batches_taken(self.optimizer))
         if self.num_classes is not None:
@@ -214,11 +216,11 @@ class SimCLR(StepModel):
 
     def _gradients(
         self,
-        inputs: Any,
+        inputs: Batch | tuple[tf.Tensor, tf.Tensor],
         labels: tf.Tensor | None,
         seed: tf.Tensor,
         count: replicas.ImageCount,
-    ) -> tuple[list[Any], dict[str, tf.Tensor]]:
+    ) -> tuple[list[tf.Tensor | None], Logs]:
         """Returns the gradient of each trainable variable, and the step's results."""
         views = self.views(inputs, seed)
         with tf.GradientTape() as tape:
@@ -228,14 +230,14 @@ class SimCLR(StepModel):
 
     def _cached_gradients(
         self,
-        inputs: Any,
+        inputs: Batch | tuple[tf.Tensor, tf.Tensor],
         labels: tf.Tensor | None,
         seed: tf.Tensor,
         count: replicas.ImageCount,
-    ) -> tuple[list[Any], dict[str, tf.Tensor]]:
-        """The same in micro-batches; see `simclr_tf.training.gradient_cache`.
+    ) -> tuple[list[tf.Tensor | None], Logs]:
+        """Does the same in micro-batches of the encoder; see `simclr_tf.training.gradient_cache`.
 
-        The encoder is what does not fit; both heads see the whole batch.
+        Both heads see the whole batch.
         """
         size = self.micro_batch_size or 1
         batches = gradient_cache.cut(inputs, self._make_views, seed, size)
@@ -261,7 +263,7 @@ class SimCLR(StepModel):
 
     def _loss_and_results(
         self, features: tf.Tensor, labels: tf.Tensor | None, count: replicas.ImageCount
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    ) -> tuple[tf.Tensor, Logs]:
         """Returns this replica's share of the loss to minimise, and the step's results."""
         hidden = self.projection_head.hidden_layers(features, training=True)
         contrast = nt_xent(hidden[-1], self.temperature, self.hidden_norm, mask=count.mask)
@@ -284,10 +286,10 @@ class SimCLR(StepModel):
         results["total_loss"] = loss = loss + results["weight_decay"]
         return loss_to_minimize(self, loss), results
 
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+    def test_step(self, data: Any) -> Logs:
         """Accuracy of the linear head; without head or labels, the contrastive metrics."""
         data, mask = padding.split(data)
-        inputs, labels = fit_data.unpack(data)
+        inputs, labels = unpack(data)
         count = count_rows(inputs, mask)
         if self.num_classes is not None and labels is not None:
             hidden = self.projection_head.hidden_layers(self(inputs, training=False))
@@ -326,7 +328,7 @@ class SimCLR(StepModel):
                 f"{labels if call == 'evaluate' and self.supervised_head is not None else ''}."
             )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> KerasConfig:
         return {
             "encoder": serialize(self.encoder),
             "projection_head": serialize(self.projection_head),

@@ -1,8 +1,6 @@
-"""What steps report: hits, running means, the evaluation's metrics under the release's names."""
+"""What steps report: hits, running means, and evaluation metrics by the release's names."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
@@ -10,6 +8,7 @@ from tensorflow import keras
 from simclr_tf.devices import replicas
 from simclr_tf.losses.cross_entropy import supervised_loss
 from simclr_tf.training.labels import class_ids
+from simclr_tf.typing import Logs
 
 
 def hits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -24,24 +23,24 @@ def hits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def mean_metric(name: str) -> keras.metrics.Mean:
-    """Returns a running mean. float32: it adds up images, of which float16 holds 65,504."""
+    """Returns a running mean. float32, as float16 could not count more than 65,504 images."""
     return keras.metrics.Mean(name=name, dtype="float32")
 
 
-def evaluation_metrics() -> dict[str, Any]:
-    """Returns the metrics of an evaluation, under the release's names."""
+def evaluation_metrics() -> dict[str, keras.metrics.Mean]:
+    """Returns the metrics of an evaluation, by the release's names."""
     names = ("label_top_1_accuracy", "label_top_5_accuracy", "regularization_loss",
              "eval_supervised_loss")  # fmt: skip
     return {name: mean_metric(name) for name in names}
 
 
 def update_evaluation(
-    metrics: dict[str, Any],
+    metrics: dict[str, keras.metrics.Mean],
     labels: tf.Tensor,
     logits: tf.Tensor,
     decay: tf.Tensor,
     count: replicas.ImageCount,
-) -> dict[str, tf.Tensor]:
+) -> Logs:
     """Adds a batch of labels (N,) or (N, classes) and logits (N, classes); returns the results."""
     logits = tf.cast(logits, tf.float32)
     in_top_5 = tf.math.in_top_k(class_ids(labels, logits.shape[-1]), logits, 5)
@@ -60,11 +59,11 @@ def update_evaluation(
     return {**results, "loss": loss}
 
 
-def with_loss(logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns logs with `loss`, under which Keras's callbacks look for what is minimised.
+def with_loss(logs: Logs) -> Logs:
+    """Returns logs with `loss`, the name that Keras's callbacks expect.
 
-    It is `total_loss`. An evaluation without labels has no weight decay: there it is what is
-    evaluated, `contrast_loss` or `distill_loss`.
+    It is `total_loss`, or in an evaluation without labels, which has no weight decay,
+    `contrast_loss` or `distill_loss`.
     """
     names = ("total_loss", "contrast_loss", "distill_loss")
     return {**logs, "loss": next(logs[name] for name in names if name in logs)}

@@ -1,10 +1,9 @@
-"""How a step asks an augmentation for views: with its own seed, in the form that it takes."""
+"""How a step calls an augmentation: with its own seed, and the arguments that it takes."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -13,14 +12,13 @@ from tensorflow import keras
 from simclr_tf.augment import draws
 from simclr_tf.compat import converted, serialize
 from simclr_tf.images.pixel_values import to_float as as_float
+from simclr_tf.typing import Batch, KerasConfig
 
-Images = Any  # a tensor, or {"image": ..., "size": ...} from `simclr_tf.datasets.pipeline`
 
+def step_seed(seed: int, step: int | tf.Variable) -> tf.Tensor:
+    """Returns the int32 seed of shape (2,) of one step on one replica.
 
-def step_seed(seed: int, step: Any) -> tf.Tensor:
-    """Returns the int32 seed of shape (2,) that belongs to one step and one replica.
-
-    The same on every kind of device, in a plain graph and under XLA.
+    It is the same on every kind of device, in a plain graph and under XLA.
     """
     # cast: Keras 3 counts steps in int32, Keras 2 in int64
     pair = tf.stack([tf.constant(seed, tf.int32), tf.cast(tf.convert_to_tensor(step), tf.int32)])
@@ -40,31 +38,31 @@ class ViewMaker:
         target = augment.call if isinstance(augment, keras.layers.Layer) else augment
         try:
             parameters = set(inspect.signature(target).parameters)
-        except (TypeError, ValueError):  # some built-in callables do not tell
+        except (TypeError, ValueError):  # some built-in callables have no signature
             parameters = set()
         self.augment = augment
         self.takes_seed = "seed" in parameters
         self.takes_training = "training" in parameters
 
-    def __call__(self, images: Images, seed: tf.Tensor, copies: int) -> tf.Tensor:
+    def __call__(self, images: Batch, seed: tf.Tensor, copies: int) -> tf.Tensor:
         """Returns `copies` views of every image: (copies * N, h, w, channels), copy after copy."""
         if not getattr(self.augment, "takes_source_images", False):
-            # Only ours knows canvases and raw bytes; others get float images in [0, 1].
+            # Only SimCLRAugment takes canvases and raw bytes; others get float images in [0, 1].
             images = as_float(images["image"] if isinstance(images, dict) else images)
         if copies > 1:
             images = tf.nest.map_structure(lambda x: tf.concat([x] * copies, 0), images)
-        arguments: dict[str, Any] = {"seed": seed} if self.takes_seed else {}
+        arguments: dict[str, object] = {"seed": seed} if self.takes_seed else {}
         if self.takes_training:
             arguments["training"] = True
         return converted(self.augment)(images, **arguments)
 
 
-def serialize_augment(augment: Any) -> Any:
+def serialize_augment(augment: Callable[..., tf.Tensor] | None) -> KerasConfig | str | None:
     """Returns an augmentation's config; None, with a warning, for one that can't be saved."""
     if augment is None:
         return None
     try:
         return serialize(augment)
-    except Exception as error:  # a user's object may raise anything; the weights are saved anyway
+    except Exception as error:  # a user's object may raise anything; save the weights anyway
         logging.warning("The augmentation is not saved: %s", error)
         return None

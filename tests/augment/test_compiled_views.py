@@ -9,7 +9,7 @@ import tensorflow as tf
 from simclr_tf.augment import compiled as compiled_views
 from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.config import Config
-from simclr_tf.images import geometry
+from simclr_tf.images import geometry, resizing
 from simclr_tf.runs import building
 
 SEED = (3, 4)
@@ -116,7 +116,7 @@ def test_not_inside_xla_nor_eagerly(monkeypatch):
 def test_bands_are_the_whole_resize(size_in, size_out, flip):
     """Each band read back into one matrix, against the pixels that a resize of ones moves."""
     for start, length in ((0.0, size_in), (2.25, size_in / 2), (size_in - 3.0, 3.0)):
-        first, bands = geometry.resize_bands(
+        first, bands = resizing.resize_bands(
             tf.constant(start), tf.constant(float(length)), size_in, size_out, tf.constant(flip), 16
         )
         matrix = np.zeros([bands.shape[0] * 16, size_in])
