@@ -1,65 +1,21 @@
-"""The input pipeline: forms of a batch, order and resuming, sharding, cache, evaluation."""
+"""The input pipeline: forms of a batch, order and resuming, sharding, views on the host."""
 
 from __future__ import annotations
 
 import itertools
-import pathlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from peak_memory import last_number
+from numbered_images import SOURCES, N, folder, numbered, options, stream, take_labels
 from PIL import Image
 
-from simclr_tf.datasets import InMemorySource, cache, open_source, pipeline, source_from_dataset
-from simclr_tf.datasets.cache import in_memory
+from simclr_tf.datasets import InMemorySource, open_source, pipeline, source_from_dataset
 from simclr_tf.datasets.canvas import host_size
 from simclr_tf.datasets.pipeline import evaluation_dataset, training_dataset
-from simclr_tf.devices import memory
 from simclr_tf.errors import UserError
 
-N = 10
-
-
-def numbered(n=N, side=6, labels=True):
-    """Images whose every pixel, and label, is their index."""
-    ids = np.arange(n)
-    images = np.broadcast_to(ids[:, None, None, None], (n, side, side, 3)).astype(np.uint8)
-    return InMemorySource(
-        images, ids if labels else None, name="numbered", split="train",
-        num_classes=n if labels else None,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Ten grey PNG files of mixed sizes whose every pixel is 20 * their label."""
-    root = tmp_path_factory.mktemp("images")
-    for i in range(N):
-        (root / f"class{i}").mkdir()
-        value = (20 * i,) * 3
-        Image.new("RGB", (20 + 3 * i, 30 - i), value).save(root / f"class{i}" / "a.png")
-    return str(root)
-
-
-def stream(n=N, known=True):
-    """The numbered images through a user's tf.data: no random access."""
-    source = numbered(n)
-    data = source.ordered_keys().map(
-        lambda key: (source.decode(key)["image"], source.decode(key)["label"])
-    )
-    if not known:
-        data = data.filter(lambda *_: True)
-    return source_from_dataset(data, num_classes=n)
-
-
-def take_labels(data, batches):
-    return np.concatenate([batch[-1].numpy() for batch in data.take(batches)])
-
-
-def options(**changes):
-    return {"batch_size": 2, "image_size": 6, "seed": 0, **changes}
-
+__all__ = ["folder"]  # a fixture
 
 # --------------------------------------------------------------------------------- what a batch is
 
@@ -142,13 +98,7 @@ def test_user_float_images_of_any_channels():
     np.testing.assert_allclose(x["image"][0].numpy().mean(), images[0].mean() * 255, atol=4)
 
 
-# -------------------------------------------------------------------------------- order and resume
-
-SOURCES = {
-    "memory": lambda folder: numbered(),
-    "folder": lambda folder: open_source(folder, "all", eval_fraction=0.5),
-    "stream": lambda folder: stream(),
-}
+# --------------------------------------------------------------------------------- order and resume
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -277,53 +227,6 @@ def test_under_a_strategy_each_replica_gets_its_own_examples():
     assert sorted(seen) == list(range(N))
 
 
-# ------------------------------------------------------------------------------------------- cache
-
-
-def test_cache_decodes_each_image_once_and_keeps_the_order(folder):
-    plain = open_source(folder, "all", eval_fraction=0.5)
-    expected = take_labels(training_dataset(plain, **options()), 15)
-    source = open_source(folder, "all", eval_fraction=0.5)
-    decoded = []
-    original, source._load = source._load, lambda *a: decoded.append(a[0]) or original(*a)
-    data = training_dataset(source, **options(cache=True))
-    np.testing.assert_array_equal(take_labels(data, 15), expected)
-    assert sorted(decoded) == list(range(N))
-
-
-def test_cached_stream_gives_whole_permutations():
-    data = training_dataset(stream(), **options(cache=True, shuffle_buffer_bytes=1))
-    labels = take_labels(data, N).reshape(2, N)
-    assert [sorted(row) for row in labels.tolist()] == [list(range(N))] * 2
-    assert labels[0].tolist() != labels[1].tolist()
-
-
-def test_cache_leaves_unreadable_images_out(tmp_path):
-    for i in range(4):
-        noise = np.random.RandomState(i).randint(0, 256, (20, 20, 3), np.uint8)
-        Image.fromarray(noise).save(tmp_path / f"{i}.png")
-    source = open_source(str(tmp_path), "all", eval_fraction=0.5)
-    path = pathlib.Path(source.paths[2])
-    broken = bytearray(path.read_bytes())
-    broken[500:540] = bytes(40)
-    path.write_bytes(broken)
-    cached = in_memory(source)
-    assert cached.num_examples == 3 and len(cached.bad_images) == 1
-    assert in_memory(cached) is cached
-    batches = list(evaluation_dataset(source, batch_size=2, image_size=20))
-    assert [len(batch[0]) for batch in batches] == [2, 1]
-
-
-def test_cache_that_cannot_fit():
-    source = source_from_dataset(
-        tf.data.Dataset.from_tensors(tf.zeros([9, 9, 3], tf.uint8)), num_examples=10**12
-    )
-    with pytest.raises(UserError, match="fit in memory .*Do not pass --cache_dataset"):
-        training_dataset(source, **options(cache=True))
-    with pytest.raises(UserError, match="known length to cache"):
-        training_dataset(stream(known=False), **options(cache=True))
-
-
 # ------------------------------------------------------------------------------- views on the host
 
 
@@ -367,51 +270,6 @@ def test_seeds_of_very_long_runs_stay_distinct():
     assert seeds == [[7, 5], [8, 5], [9, 5]]
 
 
-# -------------------------------------------------------------------------------------- evaluation
-
-
-def test_evaluation_at_32_pixels_and_below_changes_nothing():
-    source = open_source("mnist_5k", "test")
-    batches = list(evaluation_dataset(source, batch_size=300, image_size=28))
-    assert [len(images) for images, _ in batches] == [300, 300, 300, 100]
-    images, labels = source.as_numpy()
-    np.testing.assert_allclose(np.concatenate([b[0] for b in batches]), images / 255, atol=1e-6)
-    np.testing.assert_array_equal(np.concatenate([b[1] for b in batches]), labels)
-    assert batches[0][0].dtype == tf.float32 and batches[0][1].dtype == tf.int64
-
-
-def test_evaluation_resizes_small_images_of_another_size_without_cropping():
-    images = np.zeros((1, 40, 40, 3), np.uint8)
-    images[:, :2] = 255  # a border that the central crop would lose
-    source = InMemorySource(images, None, name="x", split="test")
-    (view,) = next(iter(evaluation_dataset(source, batch_size=1, image_size=20)))
-    assert view.shape == (1, 20, 20, 3)
-    assert view[0, 0].numpy().min() > 0.8 and 0 <= view.numpy().min() <= view.numpy().max() <= 1
-
-
-def test_evaluation_above_32_pixels_crops_the_centre():
-    images = np.zeros((1, 64, 64, 3), np.uint8)
-    images[:, 4:60, 4:60] = 200  # exactly 0.875 of 64
-    source = InMemorySource(images, None, name="x", split="test")
-    (view,) = next(iter(evaluation_dataset(source, batch_size=1, image_size=56)))
-    np.testing.assert_allclose(view, np.full((1, 56, 56, 3), 200 / 255), atol=1e-6)
-
-
-@pytest.mark.parametrize("cache", [False, True])
-@pytest.mark.parametrize("image_size", [16, 40])
-def test_evaluation_of_mixed_sizes(folder, image_size, cache):
-    source = open_source(folder, "all", eval_fraction=0.5)
-    data = evaluation_dataset(source, batch_size=4, image_size=image_size, cache=cache)
-    assert data.element_spec[0].shape.as_list() == [None, image_size, image_size, 3]
-    for _ in range(2):
-        seen = []
-        for images, labels in data:
-            expected = np.broadcast_to(labels.numpy()[:, None, None, None] * 20 / 255, images.shape)
-            np.testing.assert_allclose(images, expected, atol=1e-5)
-            seen += labels.numpy().tolist()
-        assert sorted(seen) == list(range(N))
-
-
 # ------------------------------------------------------------------------------------- wrong input
 
 
@@ -435,85 +293,3 @@ def test_unreadable_image_with_fail_stops_training(tmp_path):
     data = training_dataset(source, **options(image_size=20))
     with pytest.raises(UserError, match="the file is empty"), source.user_errors():
         list(data.take(4))
-
-
-@pytest.mark.parametrize("dtype, channels", [("uint8", 1), ("uint8", 3), ("float32", 3)])
-def test_memory_of_a_cache_is_counted_by_type_and_channels(
-    dtype: str, channels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = tf.zeros([10, 8, 8, channels], dtype)
-    source = source_from_dataset(tf.data.Dataset.from_tensor_slices(images))
-    held = images.numpy().nbytes + 10 * 128
-    monkeypatch.setattr(cache, "available_memory", lambda: int(held / 0.8) - 2)
-    with pytest.raises(UserError, match=r"80% of what is free\); received: 10 images that need"):
-        in_memory(source)
-    monkeypatch.setattr(cache, "available_memory", lambda: int(held / 0.8) + 2)
-    assert in_memory(source).num_examples == 10
-
-
-def test_memory_of_images_of_many_sizes_is_counted_as_they_come(
-    folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No size is known before an image is decoded: the count stops with both numbers."""
-    source = open_source(folder, "all", eval_fraction=0.5)
-    whole = in_memory(source)
-    assert not whole.static_shape
-    sizes = [whole.decode(i)["image"].numpy().nbytes + 128 for i in range(whole.num_examples)]
-    monkeypatch.setattr(cache, "available_memory", lambda: int(sum(sizes) / 0.8) + 2)
-    assert in_memory(source).num_examples == len(sizes)
-    monkeypatch.setattr(cache, "available_memory", lambda: int(sum(sizes[:4]) / 0.8) + 2)
-    with pytest.raises(UserError, match=f"received: 5 of {len(sizes)} images that take"):
-        in_memory(source)
-
-
-MEASURE = """
-import tensorflow as tf
-from simclr_tf.datasets.pipeline import training_dataset
-from simclr_tf.datasets import source_from_dataset
-
-shape = [512, 512, 3]
-images = tf.data.Dataset.range(200).map(
-    lambda i: tf.ensure_shape(tf.fill(shape, tf.cast(i % 256, tf.uint8)), shape))
-
-def read(count):
-    source = source_from_dataset(images.take(count), num_examples=count)
-    data = training_dataset(source, batch_size=2, image_size=512, seed=0, cache=True)
-    for _ in zip(range(100), data):
-        pass
-
-read(2)
-before = peak()
-read(200)
-print(100 * (peak() - before) * 1024 // (200 * 512 * 512 * 3))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.one_lane
-def test_a_cache_takes_the_memory_that_was_counted() -> None:
-    """Not twice: neither while it is filled nor while tf.data reads it."""
-    assert 80 < last_number(MEASURE) < 135
-
-
-def test_memory_is_read_from_the_system_and_the_container(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert 2**20 < memory.available_memory() <= memory.machine_memory()
-    files = {
-        "/proc/self/cgroup": "0::/box/job\n",
-        "/proc/meminfo": "MemTotal: 9000000 kB\nMemAvailable:    4000000 kB\n",
-        "/sys/fs/cgroup/box/memory.max": "1000000000\n",
-        "/sys/fs/cgroup/box/memory.current": "900000000\n",
-        "/sys/fs/cgroup/box/memory.stat": "anon 1\ninactive_file 300000000\n",
-        "/sys/fs/cgroup/box/job/memory.max": "max\n",
-    }
-    monkeypatch.setattr(memory, "_read", lambda path: files.get(path, ""))
-    assert memory.machine_memory() == 10**9
-    assert memory.available_memory() == 400_000_000
-    files["/sys/fs/cgroup/box/memory.max"] = "max\n"
-    assert memory.available_memory() == 4_096_000_000
-    files["/proc/self/cgroup"] = "5:cpu:/a\n7:memory:/b\n"
-    files["/sys/fs/cgroup/memory/b/memory.limit_in_bytes"] = "5000\n"
-    files["/sys/fs/cgroup/memory/b/memory.usage_in_bytes"] = "4000\n"
-    assert (memory.machine_memory(), memory.available_memory()) == (5000, 1000)
-    assert memory.in_words(5000) == "4.9 KiB" and memory.in_words(3.3 * 2**30) == "3.3 GiB"

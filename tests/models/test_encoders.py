@@ -1,14 +1,9 @@
-"""Encoders by name and users' own: scaling, stages, freezing, saving, weights, errors."""
+"""Encoders by name and users' own: scaling, stages, freezing, saving, errors."""
 
 from __future__ import annotations
 
-import builtins
-import errno
 import inspect
-import shutil
-import socket
 import sys
-import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow import keras
+from tiny_models import images
 
 from simclr_tf.errors import UserError
 from simclr_tf.models import applications
-from simclr_tf.models import keras_cv as keras_cv_backbones
 from simclr_tf.models.encoders import (
     Encoder,
     InputScaling,
@@ -34,12 +29,9 @@ from simclr_tf.models.encoders import (
 )
 from simclr_tf.models.resnet import ResNet
 
+__all__ = ["images"]  # a fixture
+
 NAMES = applications.application_names()
-
-
-@pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -223,57 +215,6 @@ def test_one_of_each_family_builds_runs_and_loads(
     assert isinstance(encoder.layers[1], InputScaling)
 
 
-def test_keras_cv_backbone_runs_and_round_trips(images: np.ndarray) -> None:
-    encoder = make_encoder("keras_cv.ResNet18Backbone", image_size=32)  # or keras_cv.resnet18
-    assert stages(encoder) == ["stem", "stage1", "stage2", "stage3", "stage4"]
-    assert not any(isinstance(layer, keras.layers.Rescaling) for layer in encoder.layers)
-    again = Encoder.from_config(encoder.get_config())
-    again.set_weights(encoder.get_weights())
-    np.testing.assert_allclose(again(images), encoder(images), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.one_lane  # a table of ours against a table of theirs; both lanes run a backbone
-@pytest.mark.slow
-def test_keras_cv_architectures_have_the_published_number_of_parameters() -> None:
-    import keras_cv
-
-    presets = keras_cv_backbones._preset_classes(keras_cv.models)
-    compared = 0
-    for key, (family, arguments) in keras_cv_backbones.ARCHITECTURES.items():
-        names = [preset for preset in presets if keras_cv_backbones._key(preset) == key]
-        metadata = presets[names[0]].presets[names[0]].get("metadata", {}) if names else {}
-        expected = metadata.get("params")
-        if expected is None or expected > 25_000_000:  # the large ones take too long
-            continue
-        if family == "EfficientNetV1Backbone":
-            if key != "efficientnetv1b0":
-                continue
-            # KerasCV's own figure has 1152 more; Keras's network has 7 of input statistics more.
-            own = keras.applications.EfficientNetB0(weights=None, include_top=False)
-            expected = own.count_params() - 7
-        if family == "MiTBackbone":  # published with a head of 10 classes
-            expected -= 10 * arguments["embedding_dims"][-1] + 10
-        backbone = getattr(keras_cv.models, family)(
-            include_rescaling=False, input_shape=(64, 64, 3), **arguments
-        )
-        assert backbone.count_params() == expected, key
-        compared += 1
-    assert compared >= 12
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    ["cspdarknettiny", "mitb0"]
-    # KerasCV builds them from the same layers on both lanes.
-    + [pytest.param(n, marks=pytest.mark.one_lane) for n in ("densenet121", "efficientnetv1b0")],
-)
-def test_one_of_each_keras_cv_family_builds_and_runs(name: str) -> None:
-    encoder = make_encoder(f"keras_cv.{name}", image_size=64)
-    assert encoder(np.zeros((1, 64, 64, 3), np.float32)).shape == (1, encoder.output_shape[1])
-    assert len(stages(encoder)) >= 4
-
-
 # --- endpoints and freezing ---------------------------------------------------------------------
 
 
@@ -409,115 +350,6 @@ def test_wrapping_refuses_what_is_no_encoder() -> None:
         wrap_encoder(keras.layers.Dense(3))
 
 
-# --- weights ------------------------------------------------------------------------------------
-
-
-def test_weights_from_a_file(images: np.ndarray, tmp_path: Path) -> None:
-    source = make_encoder("mlp:8", image_size=32)
-    path = str(tmp_path / "mlp.weights.h5")
-    source.save_weights(path)
-    again = make_encoder("mlp:8", image_size=32, weights=path)
-    np.testing.assert_array_equal(again(images), source(images))
-    with pytest.raises(UserError, match="fits the encoder mlp:9"):
-        make_encoder("mlp:9", image_size=32, weights=path)
-    with pytest.raises(UserError, match="not there"):
-        make_encoder("mlp", image_size=32, weights=path + ".gone")
-
-
-def published(monkeypatch: pytest.MonkeyPatch, name: str, answer: Any) -> None:
-    """Puts `answer` in the place of Keras's download."""
-    module = sys.modules[getattr(keras.applications, name).__module__]
-    utils = getattr(module, "data_utils", None) or module.file_utils
-    monkeypatch.setattr(utils, "get_file", answer)
-
-
-@pytest.mark.slow
-def test_published_weights_keep_what_keras_computes_from_them(
-    efficientnet: keras.Model,
-    images: np.ndarray,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # Keras adds a second rescaling when, and only when, weights are the published ones.
-    path = str(tmp_path / "published.weights.h5")
-    plain = keras.applications.EfficientNetB0(
-        weights=None, include_top=False, input_shape=(None, None, 3)
-    )
-    (norm,) = applications.adaptive_normalizations(plain)
-    applications.set_statistics(norm, np.array([0.4, 0.5, 0.6]), np.array([0.229, 0.224, 0.225]))
-    plain.save_weights(path)
-    published(monkeypatch, "EfficientNetB0", lambda *args, **kwargs: path)
-    keras_own = keras.applications.EfficientNetB0(weights="imagenet", include_top=False)
-    expected = tf.reduce_mean(keras_own(images * 255), [1, 2])
-    ours = make_encoder("EfficientNetB0", image_size=32, weights="imagenet")
-    np.testing.assert_allclose(ours(images), expected, rtol=1e-3, atol=1e-5)
-    ours.save(tmp_path / "ours.keras")
-    again = keras.models.load_model(tmp_path / "ours.keras")
-    np.testing.assert_allclose(again(images), expected, rtol=1e-3, atol=1e-5)
-
-
-def network_failure() -> None:
-    """As Keras raises it: a bare exception, the true one in its context."""
-    try:
-        raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
-    except urllib.error.URLError as error:
-        raise Exception(f"URL fetch failure on https://a.org/b.h5: None -- {error.reason}")  # noqa: B904
-
-
-@pytest.mark.parametrize(
-    ("failure", "said"),
-    [
-        (None, r"no connection to https://a.org/b.h5 .*\. Connect to the internet once"),
-        (OSError(errno.ENOSPC, "No space left on device", "keras/b.h5"), "Make room"),
-        (PermissionError(errno.EACCES, "Permission denied", "keras"), "the permissions"),
-        (ValueError("The auto file hash does not match the provided value of 0."), "delete it"),
-        (OSError("Unable to open file (truncated file: eof = 5)"), "file is damaged"),
-        (ImportError("Requires `kagglehub`", name="kagglehub"), "pip install kagglehub"),
-        (MemoryError("Unable to allocate 9 GiB"), "not enough memory"),
-        (ZeroDivisionError("float division"), r"float division\. Or pass the path"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_published_weights_say_what_really_failed(
-    monkeypatch: pytest.MonkeyPatch, failure: Exception | None, said: str
-) -> None:
-    def fail(*args: Any, **kwargs: Any) -> None:
-        if failure is None:
-            network_failure()
-        raise failure
-
-    published(monkeypatch, "MobileNet", fail)
-    with pytest.raises(UserError, match=said) as caught:
-        make_encoder("MobileNet", image_size=32, weights="imagenet")
-    assert ("internet" in str(caught.value)) == (failure is None)
-
-
-def test_weights_files_say_what_really_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    good, junk, cut = (str(tmp_path / f"{name}.weights.h5") for name in ("good", "junk", "cut"))
-    make_encoder("mlp:8", image_size=32).save_weights(good)
-    content = Path(good).read_bytes()
-    Path(junk).write_bytes(b"no weights")
-    Path(cut).write_bytes(content[: len(content) // 2])
-    shutil.copy(good, tmp_path / "good.txt")
-    for path, said in (
-        (junk, "The file is damaged"),
-        (cut, "The file is damaged"),
-        (str(tmp_path), "which is a folder"),
-        (good + ".gone", "which is not there"),
-        (str(tmp_path / "good.txt"), r"\.weights\.h5, \.h5 or \.keras|The file is damaged"),
-    ):
-        with pytest.raises(UserError, match=said) as caught:
-            make_encoder("mlp:8", image_size=32, weights=path)
-        assert "internet" not in str(caught.value) and "\n" not in str(caught.value)
-    for name in ("mlp:9", "MobileNet"):
-        with pytest.raises(UserError, match="another network|another version of Keras"):
-            make_encoder(name, image_size=32, weights=good)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    make_encoder("mlp:8", image_size=32, weights="~/good.weights.h5")
-
-
 # --- mistakes -----------------------------------------------------------------------------------
 
 
@@ -540,16 +372,3 @@ def test_mistakes_are_told_in_one_line(arguments: dict[str, Any], message: str) 
     with pytest.raises(UserError, match=message) as caught:
         make_encoder(**arguments)
     assert "\n" not in str(caught.value)
-
-
-def test_missing_keras_cv_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.split(".")[0] == "keras_cv":
-            raise ImportError("No module named 'keras_cv'")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match="pip install keras-cv"):
-        make_encoder("keras_cv.resnet18", image_size=32)

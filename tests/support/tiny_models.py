@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from tensorflow import keras
 
@@ -13,6 +14,12 @@ from simclr_tf.models.blocks import BatchNorm
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import ResNet
 from simclr_tf.training.simclr import SimCLR
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Four images in [0, 1] of 32 pixels."""
+    return np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype(np.float32)
 
 
 def small_encoder(channels: int = 3) -> keras.Model:

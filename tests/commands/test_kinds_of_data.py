@@ -1,0 +1,80 @@
+"""The command on other data than the digits: without labels, a folder of few images, a TFDS set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny_runs import Command, command, results, working_folder, write_folder
+
+__all__ = ["command", "working_folder"]  # fixtures
+
+
+def test_pretraining_without_labels(command: Command, working_folder: Path) -> None:
+    folder = write_folder(working_folder / "photos", {"": 24})
+    said = command(
+        f"--dataset={folder}", "--train_split=train", "--eval_split=test", "--eval_fraction=0.3",
+        "--mode=train_then_eval", "--model_dir=run", "--train_steps=1", "--eval_baselines=always",
+    )  # fmt: skip
+    assert "17 images" in said and "no labels" in said and "No accuracy" in said
+    found = results(working_folder / "run")
+    assert {"eval/contrast_loss", "eval/contrast_acc", "eval/contrast_entropy"} < set(found)
+    assert all(math.isfinite(value) for value in found.values())
+    module = tf.saved_model.load("run/saved_model/1")
+    assert "logits_sup" not in module(tf.zeros([1, 8, 8, 3]), trainable=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [{"cats": 30}, {"cats": 20, "dogs": 2}, {"a": 2, "b": 2}])
+def test_small_folders_are_compared_or_not(
+    command: Command, working_folder: Path, classes: dict[str, int]
+) -> None:
+    """One class, a rare class, fewer images than neighbours: no crash at the end of a run."""
+    write_folder(working_folder / "photos", classes)
+    said = command(
+        "--dataset=./photos", "--train_split=train", "--eval_split=test", "--train_steps=1",
+        "--train_batch_size=2", "--mode=train_then_eval", "--model_dir=run",
+        "--eval_baselines=always",
+    )  # fmt: skip
+    assert "raw pixels" in said or (len(classes) == 1 and "No accuracy" in said)
+    assert results(working_folder / "run")["global_step"] == 1
+
+
+def test_prepared_tfds_data_set(command: Command, working_folder: Path) -> None:
+    """With the default seed, by name, from --data_dir, offline."""
+    import tensorflow_datasets as tfds
+
+    with tfds.core.registered.skip_registration():
+
+        class Spots(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self) -> tfds.core.DatasetInfo:
+                label = tfds.features.ClassLabel(names=["dark", "bright"])
+                features = {"image": tfds.features.Image(shape=(12, 12, 1)), "label": label}
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    features=tfds.features.FeaturesDict(features),
+                    supervised_keys=("image", "label"),
+                )
+
+            def _split_generators(self, manager: object) -> dict:
+                return {"train": self._generate_examples(40), "test": self._generate_examples(16)}
+
+            def _generate_examples(self, count: int) -> Iterator[tuple[int, dict]]:
+                for index in range(count):
+                    image = np.full((12, 12, 1), 200 * (index % 2), "uint8")
+                    yield index, {"image": image, "label": index % 2}
+
+        Spots.name = "spots"
+        Spots(data_dir=str(working_folder / "data")).download_and_prepare()
+    said = command(
+        "--dataset=spots:1.0.0", "--data_dir=data", "--train_split=train", "--eval_split=test",
+        "--mode=train_then_eval", "--model_dir=run", "--train_steps=2",
+    )  # fmt: skip
+    assert "40 images" in said and "2 classes" in said
+    assert results(working_folder / "run")["global_step"] == 2

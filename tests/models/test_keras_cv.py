@@ -1,0 +1,81 @@
+"""Backbones of KerasCV as encoders: round trip, sizes as published, every family."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorflow import keras
+from tiny_models import images
+
+from simclr_tf.errors import UserError
+from simclr_tf.models import keras_cv as keras_cv_backbones
+from simclr_tf.models.encoders import Encoder, make_encoder, stages
+
+__all__ = ["images"]  # a fixture
+
+
+def test_keras_cv_backbone_runs_and_round_trips(images: np.ndarray) -> None:
+    encoder = make_encoder("keras_cv.ResNet18Backbone", image_size=32)  # or keras_cv.resnet18
+    assert stages(encoder) == ["stem", "stage1", "stage2", "stage3", "stage4"]
+    assert not any(isinstance(layer, keras.layers.Rescaling) for layer in encoder.layers)
+    again = Encoder.from_config(encoder.get_config())
+    again.set_weights(encoder.get_weights())
+    np.testing.assert_allclose(again(images), encoder(images), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.one_lane  # a table of ours against a table of theirs; both lanes run a backbone
+@pytest.mark.slow
+def test_keras_cv_architectures_have_the_published_number_of_parameters() -> None:
+    import keras_cv
+
+    presets = keras_cv_backbones._preset_classes(keras_cv.models)
+    compared = 0
+    for key, (family, arguments) in keras_cv_backbones.ARCHITECTURES.items():
+        names = [preset for preset in presets if keras_cv_backbones._key(preset) == key]
+        metadata = presets[names[0]].presets[names[0]].get("metadata", {}) if names else {}
+        expected = metadata.get("params")
+        if expected is None or expected > 25_000_000:  # the large ones take too long
+            continue
+        if family == "EfficientNetV1Backbone":
+            if key != "efficientnetv1b0":
+                continue
+            # KerasCV's own figure has 1152 more; Keras's network has 7 of input statistics more.
+            own = keras.applications.EfficientNetB0(weights=None, include_top=False)
+            expected = own.count_params() - 7
+        if family == "MiTBackbone":  # published with a head of 10 classes
+            expected -= 10 * arguments["embedding_dims"][-1] + 10
+        backbone = getattr(keras_cv.models, family)(
+            include_rescaling=False, input_shape=(64, 64, 3), **arguments
+        )
+        assert backbone.count_params() == expected, key
+        compared += 1
+    assert compared >= 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["cspdarknettiny", "mitb0"]
+    # KerasCV builds them from the same layers on both lanes.
+    + [pytest.param(n, marks=pytest.mark.one_lane) for n in ("densenet121", "efficientnetv1b0")],
+)
+def test_one_of_each_keras_cv_family_builds_and_runs(name: str) -> None:
+    encoder = make_encoder(f"keras_cv.{name}", image_size=64)
+    assert encoder(np.zeros((1, 64, 64, 3), np.float32)).shape == (1, encoder.output_shape[1])
+    assert len(stages(encoder)) >= 4
+
+
+def test_missing_keras_cv_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.split(".")[0] == "keras_cv":
+            raise ImportError("No module named 'keras_cv'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match="pip install keras-cv"):
+        make_encoder("keras_cv.resnet18", image_size=32)
