@@ -25,11 +25,11 @@ import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf.augment import compiled, draws, extras
+from simclr_tf.augment.batches import images_and_sizes
 from simclr_tf.augment.host import host_views
 from simclr_tf.augment.operations import OPERATIONS, own_seed
 from simclr_tf.augment.options import DEFAULT_AUGMENTATIONS, KNOWN_AUGMENTATIONS, check_options
 from simclr_tf.compat import register
-from simclr_tf.errors import UserError
 from simclr_tf.images import geometry, pixel_values
 from simclr_tf.typing import Batch, Images, KerasConfig
 
@@ -147,7 +147,7 @@ class SimCLRAugment(keras.layers.Layer):
             UserError: for inputs of another form or type, floats out of range (outside of graphs),
                 or 'color' on images that are not RGB.
         """
-        images, heights, widths = _unpack(inputs)
+        images, heights, widths = images_and_sizes(inputs)
         if not training:
             return self.apply(images, {})
         seed = self._next_seed() if seed is None else seed
@@ -167,7 +167,7 @@ class SimCLRAugment(keras.layers.Layer):
         Returns:
             The images, (N, H, W, C), and parameters for `apply` with copies * N on the first axis.
         """
-        images, heights, widths = _unpack(inputs)
+        images, heights, widths = images_and_sizes(inputs)
         heights, widths = (
             size if tf.convert_to_tensor(size).shape.rank == 0 else tf.tile(size, [copies])
             for size in (heights, widths)
@@ -291,26 +291,3 @@ class SimCLRAugment(keras.layers.Layer):
             "seed": self.seed,
             "jit_compile": self.jit_compile,
         }
-
-
-def _unpack(inputs: Batch) -> tuple[tf.Tensor, int | tf.Tensor, int | tf.Tensor]:
-    """Returns images and their original heights and widths (scalars, or (N,))."""
-    if isinstance(inputs, Mapping):
-        if set(inputs) != {"image", "size"}:
-            raise UserError(
-                f"Expected the keys 'image' and 'size'; received: {sorted(inputs)}. "
-                "Pass both, or the images alone."
-            )
-        images, size = tf.convert_to_tensor(inputs["image"]), inputs["size"]
-        heights, widths = size[:, 0], size[:, 1]
-    else:
-        images = tf.convert_to_tensor(inputs)
-        heights, widths = (
-            (tf.shape(images)[1], tf.shape(images)[2]) if images.shape.rank == 4 else (0, 0)
-        )
-    if images.shape.rank != 4:
-        raise UserError(
-            f"Expected a batch of images (N, H, W, C); received: shape {images.shape}. "
-            "Add the missing axis."
-        )
-    return images, heights, widths

@@ -7,25 +7,19 @@ named stages that can be frozen one by one. `wrap_encoder` does the same for a u
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tensorflow import keras
 
 from simclr_tf.compat import deserialize, register, serialize
 from simclr_tf.errors import UserError
-from simclr_tf.models.applications import (
-    InputScaling,
-    application_donor,
-    application_names,
-    build_application,
-)
+from simclr_tf.models.applications import InputScaling, application_donor
 from simclr_tf.models.encoder_weights import load_weights
 from simclr_tf.models.endpoints import endpoint_model, find_endpoints, freeze_until, pool, stages
-from simclr_tf.models.keras_cv import build_backbone, find_backbone
-from simclr_tf.models.mlp import build_mlp
+from simclr_tf.models.keras_cv import find_backbone
+from simclr_tf.models.named_networks import build_network, check_sides, full_name
 from simclr_tf.models.resnet import ResNet
 from simclr_tf.typing import KerasConfig
 
@@ -86,24 +80,12 @@ class Encoder(keras.Model):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        sides = _sides(image_size)
+        sides = check_sides(image_size)
         if channels < 1:
             raise UserError(f"Expected at least one channel; received: {channels}.")
-        if network.startswith("keras.applications."):
-            inputs, outputs = build_application(network.rsplit(".", 1)[1], sides, channels)
-        elif network.startswith("keras_cv."):
-            family = network[9:]
-            if network_config is None:
-                family, network_config, _, _ = find_backbone(family, sides, channels, None)
-                network = f"keras_cv.{family}"
-            inputs, outputs = build_backbone(family, network_config)
-        elif network == "mlp" or network.startswith("mlp:"):
-            inputs, outputs = build_mlp(network, sides, channels, batch_norm_momentum, synchronized)
-        else:
-            raise UserError(
-                "Expected a network called mlp, keras.applications.NAME or keras_cv.NAME; "
-                f"received: {network!r}. make_encoder also takes short names."
-            )
+        network, network_config, inputs, outputs = build_network(
+            network, sides, channels, network_config, batch_norm_momentum, synchronized
+        )
         default_name = re.sub(r"\W+", "_", network.split(".")[-1]).lower()
         super().__init__(inputs=inputs, outputs=pool(outputs), name=name or default_name, **kwargs)
         config = {
@@ -224,7 +206,7 @@ def make_encoder(
         >>> make_encoder('MobileNetV2', image_size=96).output_shape
         (None, 1280)
     """
-    sides = _sides(image_size)
+    sides = check_sides(image_size)
     if name.lower() == "resnet":
         encoder: keras.Model = ResNet(
             depth=resnet_depth,
@@ -238,7 +220,7 @@ def make_encoder(
         )
         donor: Callable[[str], keras.Model] | None = None
     else:
-        network = _full_name(name)
+        network = full_name(name)
         network_config = None
         donor = None
         if network.startswith("keras.applications."):
@@ -300,36 +282,6 @@ def wrap_encoder(
             f"received: {counts[0]} inputs and {counts[1]} outputs."
         )
     return WrappedEncoder(model_or_layer, input_shape=input_shape)
-
-
-def _sides(image_size: int | Iterable[int] | None) -> tuple[int, int] | None:
-    """Returns (height, width)."""
-    if image_size is None:
-        return None
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sides) != 2 or min(sides) < 1:
-        raise UserError(
-            f"Expected image_size of at least 1, or (height, width); received: {image_size}."
-        )
-    return sides
-
-
-def _full_name(name: str) -> str:
-    """Returns a name as `Encoder` takes it: with its library, in the right letter case."""
-    if re.fullmatch(r"mlp(:\d+(,\d+)*)?", name.lower()):
-        return name.lower()
-    if name.lower().startswith("keras_cv."):
-        return "keras_cv." + name[9:]
-    short = re.sub(r"^(tf\.)?keras\.applications\.", "", name, flags=re.IGNORECASE)
-    by_lower = {known.lower(): known for known in application_names()}
-    if short.lower() in by_lower:
-        return f"keras.applications.{by_lower[short.lower()]}"
-    close = difflib.get_close_matches(short.lower(), ["resnet", "mlp", *by_lower], n=3)
-    nearest = f" Nearest: {', '.join(by_lower.get(word, word) for word in close)}." if close else ""
-    raise UserError(
-        "Expected an encoder called resnet, mlp, mlp:512,512, keras_cv.NAME or one of "
-        f"keras.applications (of this Keras version); received: {name!r}.{nearest}"
-    )
 
 
 def _is_model(layer: keras.layers.Layer) -> bool:

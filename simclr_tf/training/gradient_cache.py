@@ -27,7 +27,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.images.pixel_values import to_float
 from simclr_tf.models.blocks import local_batch_statistics
 from simclr_tf.training.view_maker import ViewMaker
-from simclr_tf.typing import Batch, Variables
+from simclr_tf.typing import Batch, Logs, Variables
 
 Embed = Callable[[tf.Tensor], tf.Tensor]
 State: TypeAlias = "list[tf.Tensor | tf.TensorArray]"
@@ -168,6 +168,40 @@ def warn_of_random_layers(encoder: keras.Model) -> None:
             len(drawing),
             drawing[0],
         )
+
+
+def gradients(
+    micro_batches: MicroBatches,
+    encoder: keras.Model,
+    variables: Variables,
+    loss_of: Callable[[tf.Tensor], tuple[tf.Tensor, Logs]],
+) -> tuple[list[tf.Tensor | None], Logs]:
+    """Returns the gradient for each variable, and what the loss says beside itself.
+
+    Args:
+        micro_batches: The batch.
+        encoder: From views to features.
+        variables: Variables to differentiate by, the encoder's and others that the loss uses.
+        loss_of: From the features of the whole batch, float32 (2N, d), to the loss and its logs.
+    """
+
+    def encode(views: tf.Tensor) -> tf.Tensor:
+        return tf.cast(encoder(views, training=True), tf.float32)
+
+    with restored(encoder.non_trainable_variables):
+        features = embed_all(micro_batches, encode, encoder.output_shape[-1])
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        loss, results = loss_of(features)
+    of_features, *direct = tape.gradient(loss, [features, *variables])
+    encoder_variables = encoder.trainable_variables
+    pulled = pull_back(micro_batches, encode, of_features, encoder_variables)
+    through = {id(v): g for v, g in zip(encoder_variables, pulled, strict=True)}
+    found = []
+    for variable, gradient in zip(variables, direct, strict=True):
+        parts = [g for g in (gradient, through.get(id(variable))) if g is not None]
+        found.append(tf.add_n(parts) if parts else None)
+    return found, results
 
 
 def embed_all(micro_batches: MicroBatches, embed: Embed, width: int) -> tf.Tensor:

@@ -29,6 +29,12 @@ from simclr_tf.training.step_model import StepModel, count_rows
 from simclr_tf.training.view_maker import serialize_augment, step_seed
 from simclr_tf.typing import Batch, KerasConfig, Logs
 
+_SETTINGS = (
+    "temperature", "hidden_norm", "num_classes", "weight_decay", "projection_selector",
+    "supervised_loss_weight", "supervised_batch_norm", "micro_batch_size", "seed", "value_range",
+    "name",
+)  # fmt: skip
+
 
 @register
 class SimCLR(StepModel):
@@ -159,20 +165,8 @@ class SimCLR(StepModel):
         head = self.supervised_head
         if head is None or head.batch_norm is None:
             return self
-        plain = SimCLR(
-            self.encoder,
-            projection_head=self.projection_head,
-            augment=self.augment,
-            temperature=self.temperature,
-            hidden_norm=self.hidden_norm,
-            num_classes=self.num_classes,
-            weight_decay=self.weight_decay,
-            projection_selector=self.projection_selector,
-            supervised_loss_weight=self.supervised_loss_weight,
-            seed=self.seed,
-            value_range=self.value_range,
-            name=self.name,
-        )
+        settings = {**self._settings(), "supervised_batch_norm": False, "micro_batch_size": None}
+        plain = SimCLR(self.encoder, self.projection_head, self.augment, **settings)
         norm = head.batch_norm
         variables = (head.kernel, head.bias, norm.moving_mean, norm.moving_variance)
         values = without_batch_norm(*(np.asarray(variable) for variable in variables))
@@ -208,9 +202,8 @@ class SimCLR(StepModel):
         if self.num_classes is not None:
             labels = targets(labels, self.num_classes)
         count = count_rows(inputs, mask)
-        find = self._gradients if self.micro_batch_size is None else self._cached_gradients
         with batch_that_counts(mask):
-            gradients, results = find(inputs, labels, seed, count)
+            gradients, results = self._gradients(inputs, labels, seed, count)
         minimize(self, gradients, self.trainable_variables)
         return replica_logs({**self._update(results, count), "learning_rate": learning_rate})
 
@@ -222,57 +215,26 @@ class SimCLR(StepModel):
         count: replicas.ImageCount,
     ) -> tuple[list[tf.Tensor | None], Logs]:
         """Returns the gradient of each trainable variable, and the step's results."""
+
+        def loss_of(features: tf.Tensor) -> tuple[tf.Tensor, Logs]:
+            return self._loss_and_results(features, labels, count)
+
+        variables = self.trainable_variables
+        if self.micro_batch_size is not None:  # of the encoder: both heads see the whole batch
+            batches = gradient_cache.cut(inputs, self._make_views, seed, self.micro_batch_size)
+            return gradient_cache.gradients(batches, self.encoder, variables, loss_of)
         views = self.views(inputs, seed)
         with tf.GradientTape() as tape:
-            features = self.encoder(views, training=True)
-            scaled, results = self._loss_and_results(features, labels, count)
-        return tape.gradient(scaled, self.trainable_variables), results
-
-    def _cached_gradients(
-        self,
-        inputs: Batch | tuple[tf.Tensor, tf.Tensor],
-        labels: tf.Tensor | None,
-        seed: tf.Tensor,
-        count: replicas.ImageCount,
-    ) -> tuple[list[tf.Tensor | None], Logs]:
-        """Does the same in micro-batches of the encoder; see `simclr_tf.training.gradient_cache`.
-
-        Both heads see the whole batch.
-        """
-        size = self.micro_batch_size or 1
-        batches = gradient_cache.cut(inputs, self._make_views, seed, size)
-
-        def encode(views: tf.Tensor) -> tf.Tensor:
-            return tf.cast(self.encoder(views, training=True), tf.float32)
-
-        with gradient_cache.restored(self.encoder.non_trainable_variables):
-            features = gradient_cache.embed_all(batches, encode, self.encoder.output_shape[-1])
-        variables = self.trainable_variables
-        with tf.GradientTape() as tape:
-            tape.watch(features)
-            scaled, results = self._loss_and_results(features, labels, count)
-        of_features, *direct = tape.gradient(scaled, [features, *variables])
-        encoder_variables = self.encoder.trainable_variables
-        pulled = gradient_cache.pull_back(batches, encode, of_features, encoder_variables)
-        through = {id(v): g for v, g in zip(encoder_variables, pulled, strict=True)}
-        gradients = []
-        for variable, gradient in zip(variables, direct, strict=True):
-            parts = [g for g in (gradient, through.get(id(variable))) if g is not None]
-            gradients.append(tf.add_n(parts) if parts else None)
-        return gradients, results
+            scaled, results = loss_of(self.encoder(views, training=True))
+        return tape.gradient(scaled, variables), results
 
     def _loss_and_results(
         self, features: tf.Tensor, labels: tf.Tensor | None, count: replicas.ImageCount
     ) -> tuple[tf.Tensor, Logs]:
         """Returns this replica's share of the loss to minimise, and the step's results."""
         hidden = self.projection_head.hidden_layers(features, training=True)
-        contrast = nt_xent(hidden[-1], self.temperature, self.hidden_norm, mask=count.mask)
-        results = {
-            "contrast_loss": contrast.loss,
-            "contrast_acc": contrast.accuracy,
-            "contrast_entropy": contrast.entropy,
-        }
-        loss = contrast.loss
+        results = self._contrast(hidden[-1], count.mask)
+        loss = results["contrast_loss"]
         if self.supervised_head is not None:
             frozen = tf.stop_gradient(hidden[self.projection_selector])
             logits = self.supervised_head(frozen, training=True)
@@ -285,6 +247,14 @@ class SimCLR(StepModel):
         results["weight_decay"] = decay_loss(self._decayed, self.weight_decay)
         results["total_loss"] = loss = loss + results["weight_decay"]
         return loss_to_minimize(self, loss), results
+
+    def _contrast(self, embedding: tf.Tensor, mask: tf.Tensor | None) -> Logs:
+        contrast = nt_xent(embedding, self.temperature, self.hidden_norm, mask=mask)
+        return {
+            "contrast_loss": contrast.loss,
+            "contrast_acc": contrast.accuracy,
+            "contrast_entropy": contrast.entropy,
+        }
 
     def test_step(self, data: Any) -> Logs:
         """Accuracy of the linear head; without head or labels, the contrastive metrics."""
@@ -303,13 +273,7 @@ class SimCLR(StepModel):
         views = self.views(inputs, step_seed(self.seed, 0))
         features = self.encoder(views, training=False)
         embedding = self.projection_head(features, training=False)
-        contrast = nt_xent(embedding, self.temperature, self.hidden_norm, mask=mask)
-        results = {
-            "contrast_loss": contrast.loss,
-            "contrast_acc": contrast.accuracy,
-            "contrast_entropy": contrast.entropy,
-        }
-        return replica_logs(self._update(results, count))
+        return replica_logs(self._update(self._contrast(embedding, mask), count))
 
     def _check_call(self, call: str, form: str, labelled: bool) -> None:
         super()._check_call(call, form, labelled)
@@ -333,15 +297,9 @@ class SimCLR(StepModel):
             "encoder": serialize(self.encoder),
             "projection_head": serialize(self.projection_head),
             "augment": serialize_augment(self.augment),
-            "temperature": self.temperature,
-            "hidden_norm": self.hidden_norm,
-            "num_classes": self.num_classes,
-            "weight_decay": self.weight_decay,
-            "projection_selector": self.projection_selector,
-            "supervised_loss_weight": self.supervised_loss_weight,
-            "supervised_batch_norm": self.supervised_batch_norm,
-            "micro_batch_size": self.micro_batch_size,
-            "seed": self.seed,
-            "value_range": self.value_range,
-            "name": self.name,
+            **self._settings(),
         }
+
+    def _settings(self) -> KerasConfig:
+        """Returns the arguments of `__init__` but encoder, projection head and augmentation."""
+        return {name: getattr(self, name) for name in _SETTINGS}
