@@ -1,4 +1,5 @@
-"""What differs between Keras 2 (TensorFlow 2.15) and Keras 3 (TensorFlow >= 2.16).
+"""What differs between Keras 2 (TensorFlow 2.15) and Keras 3 (TensorFlow >= 2.16), and what both
+keep in private attributes.
 
 Every other module is written once, against what both generations share.
 """
@@ -6,7 +7,7 @@ Every other module is written once, against what both generations share.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -63,6 +64,37 @@ def raw_variable(variable: tf.Variable) -> tf.Variable:
 def short_name(variable: tf.Variable) -> str:
     """Returns the last part of a variable's name, as `kernel` (Keras 2 gives `conv2d/kernel:0`)."""
     return variable.name.split("/")[-1].split(":")[0]
+
+
+def all_layers(
+    layer: keras.layers.Layer, include_self: bool = True
+) -> Iterator[keras.layers.Layer]:
+    """Returns a layer and every layer within it, at any depth.
+
+    Both generations have this in private only: a model's `layers` are not those of its layers.
+    """
+    return layer._flatten_layers(include_self=include_self)
+
+
+def random_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers, at any depth, that draw anew in each call (no common base tells them)."""
+    return [layer for layer in all_layers(model) if hasattr(layer, "_random_generator")]
+
+
+def made_by(tensor: keras.KerasTensor) -> tuple[keras.layers.Layer, int]:
+    """Returns the layer (Keras 3: operation) that made a symbolic tensor, and in which call.
+
+    Neither generation tells in public how the tensors of a functional model hang together.
+    """
+    layer, call, *_ = tensor._keras_history
+    return layer, call
+
+
+def made_from(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
+    """Returns the symbolic tensors that the call that made this one was given."""
+    layer, call = made_by(tensor)
+    node = layer._inbound_nodes[call]
+    return list(node.input_tensors if KERAS_3 else node.keras_inputs)
 
 
 def build_optimizer(
@@ -144,6 +176,14 @@ def batches_taken(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return inner._iterations if KERAS_3 else inner.iterations
+
+
+def kept_learning_rate(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Returns the schedule or variable that an optimizer keeps; None in Keras 2's legacy ones.
+
+    The public `learning_rate` is a schedule's value, at a step that loss scaling may not count.
+    """
+    return getattr(optimizer, "_learning_rate", None)
 
 
 def loss_scale(optimizer: keras.optimizers.Optimizer) -> float | None:

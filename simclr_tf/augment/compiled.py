@@ -45,6 +45,7 @@ def applies(options: Options, images: tf.Tensor, jit_compile: bool | None) -> bo
     """
     if jit_compile is False or tf.executing_eagerly() or None in images.shape[1:]:
         return False
+    # Only TensorFlow's own control flow asks this; there is no public question.
     if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
         return False  # it is compiled as a whole already
     if jit_compile is None:
@@ -250,7 +251,8 @@ def _gray(view: tf.Tensor) -> tf.Tensor:
 def _read(x: tf.Tensor, start: list[int | tf.Tensor], size: list[int]) -> tf.Tensor:
     """Returns a slice whose start may be a tensor.
 
-    With `tf.slice` XLA would compile again for every start, which it treats as a constant.
+    With `tf.slice` XLA would compile again for every start, which it treats as a constant. The op
+    that takes a tensor has no public name.
     """
     return gen_xla_ops.xla_dynamic_slice(x, start, size)
 

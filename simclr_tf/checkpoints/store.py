@@ -14,7 +14,12 @@ from tensorflow import keras
 from simclr_tf.checkpoints.loading import load_weights
 from simclr_tf.checkpoints.reader import VALUE, StoredWeights, all_checkpoints, newest_checkpoint
 from simclr_tf.checkpoints.variables import model_variables, nested_variables
-from simclr_tf.compat import batches_taken, optimizer_variables, raw_variable
+from simclr_tf.compat import (
+    batches_taken,
+    kept_learning_rate,
+    optimizer_variables,
+    raw_variable,
+)
 from simclr_tf.errors import UserError
 from simclr_tf.files.writers import Writer
 from simclr_tf.training.finite import failure, not_finite
@@ -144,7 +149,7 @@ def _state_of(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
     """Returns the optimizer's variables except step and learning rate, in a stable order."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     skip = {id(raw_variable(batches_taken(inner)))}
-    rate = getattr(inner, "_learning_rate", None)
+    rate = kept_learning_rate(inner)
     if rate is not None:
         skip.add(id(raw_variable(rate)))
     state = []

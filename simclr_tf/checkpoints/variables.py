@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.compat import raw_variable, short_name
+from simclr_tf.compat import all_layers, raw_variable, short_name
 
 ENCODER, _PROJECTION, _SUPERVISED = "resnet_model/", "_projection_head/", "supervised_head/"
 LINEAR = [f"{_SUPERVISED}linear_layer/dense/{name}" for name in ("kernel", "bias")]
@@ -53,9 +53,9 @@ def _encoder_variables(encoder: keras.Model) -> dict[str, tf.Variable]:
         return variables
     # Layer names of other encoders may contain a process-wide counter: positions are stable.
     seen: set[int] = set()
-    leaves = [layer for layer in encoder._flatten_layers() if layer.weights]
+    leaves = [layer for layer in all_layers(encoder) if layer.weights]
     for index, layer in enumerate(leaves):
-        children = [w for child in layer._flatten_layers(include_self=False) for w in child.weights]
+        children = [w for child in all_layers(layer, include_self=False) for w in child.weights]
         held_below = {id(weight) for weight in children}
         for place, weight in enumerate(layer.weights):
             if id(weight) in held_below or id(weight) in seen:

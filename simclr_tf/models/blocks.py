@@ -21,7 +21,9 @@ BATCH_NORM_EPSILON = 1e-5  # the release's
 
 Shape: TypeAlias = "tf.TensorShape | tuple[int, ...]"
 
-_tracing = threading.local()  # each replica is traced in its own thread
+# Keras hands the layers of an encoder nothing but inputs, `training` and its own masks: what a step
+# tells batch norm goes past the calls, in the thread that traces the replica.
+_tracing = threading.local()
 
 
 @contextlib.contextmanager

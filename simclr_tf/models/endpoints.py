@@ -7,6 +7,7 @@ import re
 
 from tensorflow import keras
 
+from simclr_tf.compat import made_by, made_from
 from simclr_tf.errors import UserError
 
 POOLED = "final_avg_pool"
@@ -31,7 +32,7 @@ def find_endpoints(model: keras.Model) -> dict[str, str]:
     own = getattr(model, "endpoint_layers", None)
     if own is not None:
         return dict(own)
-    last = _source(model.outputs[0])[0].name
+    last = made_by(model.outputs[0])[0].name
     names = [layer.name for layer in model.layers if _STAGE_NAME.fullmatch(layer.name)]
     found = {name: name for name in names} or _stages_of_graph(model)
     return {**{key: value for key, value in found.items() if value != last}, POOLED: last}
@@ -88,7 +89,7 @@ def pool(x: keras.KerasTensor) -> keras.KerasTensor:
     """Averages a symbolic (N, ..., d) to (N, d), in a layer called `final_avg_pool`."""
     rank = len(x.shape)
     if rank == 2:
-        if _source(x)[0].name == POOLED:
+        if made_by(x)[0].name == POOLED:
             return x
         return keras.layers.Activation("linear", name=POOLED)(x)
     pools = {
@@ -101,26 +102,13 @@ def pool(x: keras.KerasTensor) -> keras.KerasTensor:
     return pools[rank](name=POOLED)(x)
 
 
-def _source(tensor: keras.KerasTensor) -> tuple[keras.layers.Layer, int]:
-    """Returns the layer (Keras 3: operation) that made a symbolic tensor, and in which call."""
-    layer, call, *_ = tensor._keras_history
-    return layer, call
-
-
-def _parents(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
-    layer, call = _source(tensor)
-    node = layer._inbound_nodes[call]
-    # Keras 3's name, then Keras 2's.
-    return list(node.input_tensors if hasattr(node, "arguments") else node.keras_inputs)
-
-
 def _in_order(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
     """Returns a tensor and all that it depends on, one tensor per call, inputs first."""
     order: dict[tuple[int, int], keras.KerasTensor] = {}
     stack = [(tensor, False)]
     while stack:
         current, expanded = stack.pop()
-        layer, call = _source(current)
+        layer, call = made_by(current)
         key = (id(layer), call)
         if key in order:
             continue
@@ -128,12 +116,12 @@ def _in_order(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
             order[key] = current
         else:
             stack.append((current, True))
-            stack.extend((parent, False) for parent in _parents(current))
+            stack.extend((parent, False) for parent in made_from(current))
     return list(order.values())
 
 
 def _ancestors(tensor: keras.KerasTensor) -> list[keras.layers.Layer]:
-    layers = {id(_source(t)[0]): _source(t)[0] for t in _in_order(tensor)}
+    layers = {id(made_by(t)[0]): made_by(t)[0] for t in _in_order(tensor)}
     # Keras 3's bare operations hold no variables.
     return [layer for layer in layers.values() if isinstance(layer, keras.layers.Layer)]
 
@@ -143,7 +131,7 @@ def _tensors_by_layer(model: keras.Model) -> dict[str, keras.KerasTensor]:
 
     In Keras 3 `x + y` in a network is a bare operation: it has a name, but is no layer.
     """
-    return {_source(tensor)[0].name: tensor for tensor in _in_order(model.outputs[0])}
+    return {made_by(tensor)[0].name: tensor for tensor in _in_order(model.outputs[0])}
 
 
 def _stages_of_graph(model: keras.Model) -> dict[str, str]:
@@ -155,7 +143,7 @@ def _stages_of_graph(model: keras.Model) -> dict[str, str]:
     last_of: dict[int, keras.KerasTensor] = {}
     for tensor, at_size in zip(maps, probe if isinstance(probe, list) else [probe], strict=True):
         area = math.prod(at_size.shape[1:3])
-        if isinstance(_source(tensor)[0], keras.layers.ZeroPadding2D) or not area:
+        if isinstance(made_by(tensor)[0], keras.layers.ZeroPadding2D) or not area:
             continue
         # Rounded: 'valid' convolutions lose a few pixels.
         last_of[round(math.log2(math.prod(sides) / area) / 2)] = tensor
@@ -166,7 +154,7 @@ def _stages_of_graph(model: keras.Model) -> dict[str, str]:
         trained = [a for a in _ancestors(tensor) if not isinstance(a, keras.layers.Normalization)]
         count = sum(len(layer.weights) for layer in trained)
         if count > weights_before:
-            found[f"stage{len(found)}" if found else "stem"] = _source(tensor)[0].name
+            found[f"stage{len(found)}" if found else "stem"] = made_by(tensor)[0].name
             weights_before = count
     return found
 
@@ -178,10 +166,10 @@ def _bottlenecks(tensor: keras.KerasTensor) -> list[keras.KerasTensor]:
     shortcut or a squeeze-and-excitation branch can.
     """
     order = _in_order(tensor)
-    keys = [(id(_source(t)[0]), _source(t)[1]) for t in order]
+    keys = [(id(made_by(t)[0]), made_by(t)[1]) for t in order]
     before: dict[tuple[int, int], int] = {}
     after: dict[tuple[int, int], int] = dict.fromkeys(keys, 0)
-    parents = [[(id(_source(p)[0]), _source(p)[1]) for p in _parents(t)] for t in order]
+    parents = [[(id(made_by(p)[0]), made_by(p)[1]) for p in made_from(t)] for t in order]
     for key, above in zip(keys, parents, strict=True):
         before[key] = sum(before[parent] for parent in above) if above else 1
     after[keys[-1]] = 1

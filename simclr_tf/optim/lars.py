@@ -88,6 +88,7 @@ class LARS(keras.optimizers.Optimizer):
             super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         else:
             super().__init__(name=name, **kwargs)
+            # Keras 2 leaves the rate to each optimizer, to keep in this attribute.
             self._learning_rate = self._build_learning_rate(learning_rate)
         self.momentum = momentum
         self.weight_decay = weight_decay
@@ -207,7 +208,10 @@ class LARS(keras.optimizers.Optimizer):
         return tf.where(both, self.eeta * weight_norm / step_norm, 1.0)
 
     def _positions(self) -> dict[Key, int]:
-        """Returns variable key -> position; empty before `build`."""
+        """Returns variable key -> position; empty before `build`.
+
+        The base class keeps it for optimizers to find their slots, under another name in Keras 3.
+        """
         name = "_trainable_variables_indices" if compat.KERAS_3 else "_index_dict"
         return getattr(self, name, {})
 
@@ -254,7 +258,7 @@ def excluded_variables(
             "model.build(input_shape), first."
         )
     found: dict[int, tf.Variable] = {}
-    for layer in model._flatten_layers():  # private in both generations; includes nested layers
+    for layer in compat.all_layers(model):
         candidates = [getattr(layer, "bias", None)]
         if isinstance(layer, _normalization_layers()):
             candidates += [getattr(layer, "gamma", None), getattr(layer, "beta", None)]

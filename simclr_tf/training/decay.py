@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 from tensorflow import keras
 
+from simclr_tf.compat import all_layers
 from simclr_tf.optim.lars import LARS, excluded_variables
 from simclr_tf.typing import Variables
 
@@ -28,7 +29,7 @@ def set_up_decay(
         return [supervised_head.kernel] if supervised_head is not None else []
     batch_norm = {
         id(variable)
-        for layer in model._flatten_layers()
+        for layer in all_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization)
         for variable in layer.weights
     }

@@ -22,7 +22,7 @@ from absl import logging
 from tensorflow import keras
 
 from simclr_tf.augment.layer import SimCLRAugment
-from simclr_tf.compat import KERAS_3
+from simclr_tf.compat import KERAS_3, random_layers
 from simclr_tf.errors import UserError
 from simclr_tf.images.pixel_values import to_float
 from simclr_tf.models.blocks import local_batch_statistics
@@ -159,7 +159,7 @@ def warn_of_random_layers(encoder: keras.Model) -> None:
     """Warns where an encoder's two passes differ: Keras 2 draws dropout again in the second."""
     if KERAS_3:
         return
-    drawing = [x.name for x in encoder._flatten_layers() if hasattr(x, "_random_generator")]
+    drawing = [layer.name for layer in random_layers(encoder)]
     if drawing:
         logging.warning(
             "Gradient caching runs the encoder twice, and under Keras 2 its %d random layers (as "

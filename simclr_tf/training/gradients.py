@@ -10,6 +10,7 @@ from tensorflow import keras
 from simclr_tf.compat import (
     apply_gradients,
     batches_taken,
+    kept_learning_rate,
     num_replicas,
     scaled_loss,
     unscaled_gradients,
@@ -34,7 +35,8 @@ def loss_to_minimize(model: keras.Model, loss: tf.Tensor) -> tf.Tensor:
 def current_learning_rate(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
     """Returns the learning rate of the current step, a float32 scalar."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    rate = getattr(inner, "_learning_rate", inner.learning_rate)
+    rate = kept_learning_rate(inner)
+    rate = inner.learning_rate if rate is None else rate
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         rate = rate(tf.convert_to_tensor(batches_taken(optimizer)))
     return tf.cast(tf.convert_to_tensor(rate), tf.float32)
