@@ -136,8 +136,10 @@ class SimCLR(StepModel):
         self.supervised_batch_norm = supervised_batch_norm
         self.micro_batch_size = micro_batch_size
         self.seed = seed
+        names = ["contrast_loss", "contrast_acc", "contrast_entropy", "weight_decay", "total_loss"]
         self.supervised_head = None
         if num_classes is not None:
+            names += ["supervised_loss", "supervised_acc"]
             self.supervised_head = linear_head(
                 num_classes,
                 batch_norm=supervised_batch_norm,
@@ -147,9 +149,6 @@ class SimCLR(StepModel):
             width = self.encoder.output_shape[-1]
             width = self.projection_head.selected_width(width, projection_selector)
             self.supervised_head.build((None, width))
-        names = ["contrast_loss", "contrast_acc", "contrast_entropy", "weight_decay", "total_loss"]
-        if num_classes is not None:
-            names += ["supervised_loss", "supervised_acc"]
         self._finish(augment, names, evaluates=num_classes is not None, value_range=value_range)
 
     def with_plain_head(self) -> SimCLR:
@@ -264,12 +263,9 @@ class SimCLR(StepModel):
         if self.num_classes is not None and labels is not None:
             hidden = self.projection_head.hidden_layers(self(inputs, training=False))
             logits = self.supervised_head(hidden[self.projection_selector])
+            labels = targets(labels, self.num_classes)
             decay = decay_loss(self._decayed, self.weight_decay)
-            return replica_logs(
-                update_evaluation(
-                    self._eval_metrics, targets(labels, self.num_classes), logits, decay, count
-                )
-            )
+            return replica_logs(update_evaluation(self._eval_metrics, labels, logits, decay, count))
         views = self.views(inputs, step_seed(self.seed, 0))
         features = self.encoder(views, training=False)
         embedding = self.projection_head(features, training=False)

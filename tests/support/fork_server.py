@@ -1,7 +1,7 @@
 """The process that `processes.py` forks: TensorFlow and Keras imported, nothing computed yet.
 
-Not for import: `python tests/fork_server.py`. One JSON line on the standard input is one request:
-`{"start": {arguments, cwd, env, stdout, stderr}}` is answered by a process number,
+Not for import: `python tests/support/fork_server.py`. One JSON line on the standard input is one
+request: `{"start": {arguments, cwd, env, stdout, stderr}}` is answered by a process number,
 `{"poll": number}` by an exit status or null. It ends with its standard input.
 """
 

@@ -161,5 +161,5 @@ def _ask(**request: object) -> int | None:
     _server.stdin.write(json.dumps(request) + "\n")
     _server.stdin.flush()
     answer = _server.stdout.readline()
-    assert answer, "tests/fork_server.py ended; its complaint stands above"
+    assert answer, "tests/support/fork_server.py ended; its complaint stands above"
     return json.loads(answer)
