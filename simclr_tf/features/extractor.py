@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +21,15 @@ from simclr_tf.images.pixel_values import to_float
 from simclr_tf.typing import Images
 
 
+class Embeds(Protocol):
+    """What gives features of images of one size: an `Extractor`, or what stands in for one."""
+
+    image_size: tuple[int, int]
+    shape: tuple[int, ...]
+
+    def __call__(self, images: Images) -> np.ndarray: ...
+
+
 class Extractor:
     """One endpoint of a model, as a function of images of one size.
 
@@ -28,6 +38,7 @@ class Extractor:
         endpoint: The one that is wanted.
         image_size: (height, width) in pixels.
         transparent: What shows through transparent pixels of the images it was trained on.
+        variables: All that the model computes with, for who must prove that it stays as it is.
 
     Attributes:
         shape: Shape of the features of one image.
@@ -47,9 +58,10 @@ class Extractor:
         endpoint: str,
         image_size: tuple[int, int],
         transparent: str = transparency.DEFAULT,
+        variables: Sequence[tf.Variable] = (),
     ) -> None:
         self.endpoint, self.image_size = endpoint, image_size
-        self.transparent = transparent
+        self.transparent, self.variables = transparent, variables
         spec = tf.TensorSpec([None, *image_size, 3], tf.float32)
         try:
             outputs = tf.function(call, autograph=False).get_concrete_function(spec)
@@ -76,7 +88,11 @@ class Extractor:
         )
 
     def __call__(self, images: Images) -> np.ndarray:
-        return self._run(to_float(images)).numpy().astype(np.float32, copy=False)
+        return self.features(images).numpy()
+
+    def features(self, images: Images) -> tf.Tensor:
+        """Returns the features of a batch as a float32 tensor, in graphs too."""
+        return tf.cast(self._run(to_float(images)), tf.float32)
 
 
 def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> Extractor:
@@ -103,12 +119,13 @@ def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> E
         outputs = exported.module(images, trainable=False)
         return dict(outputs) if isinstance(outputs, dict) else {"output": outputs}
 
-    return Extractor(call, endpoint, size, exported.transparent)
+    variables = list(getattr(exported.module, "variables", ()))
+    return Extractor(call, endpoint, size, exported.transparent, variables)
 
 
 def feature_batches(
     source: ImageSource,
-    extract: Extractor,
+    extract: Embeds,
     batch_size: int,
     start: int = 0,
     thumbnail: int | None = None,

@@ -1,0 +1,228 @@
+"""Linear classifiers on frozen features: logistic regression over the paper's grid, and ridge."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+# SimCLR, appendix B.8, after Kornblith et al. 2019: 45 values from 1e-6 to 1e5.
+PENALTIES = tuple(float(x) for x in np.logspace(-6, 5, 45))
+VALIDATION_SHARE = 0.2
+MOST_ITERATIONS = 500
+_ROWS = 4096  # at a time, in float64
+# Up to so many values one thread fits fastest: several only wait for each other, busily.
+_ONE_THREAD = 2**24
+
+
+class LinearResult(NamedTuple):
+    """A linear classifier's scores on the test images.
+
+    Attributes:
+        class_scores: (M, classes), larger is likelier.
+        penalty: The weight of the squared norm that was chosen on the validation part.
+        validation_accuracy: In [0, 1], of the chosen penalty.
+        converged: Whether the last fit ended before its limit of iterations.
+    """
+
+    class_scores: np.ndarray
+    penalty: float
+    validation_accuracy: float
+    converged: bool
+
+
+def logistic_regression(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    penalties: Sequence[float] = PENALTIES,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> LinearResult:
+    """Multinomial logistic regression by L-BFGS, its penalty chosen on a validation part.
+
+    It minimises the sum of the cross-entropies plus `penalty` / 2 times the squared norm of the
+    weights: scikit-learn's C is 1 / penalty. Features are standardised by the training images. A
+    fifth of the training images, of the same shares of classes, chooses the penalty; the classifier
+    is then fitted to all of them. The test images choose nothing. Fits go from the largest penalty
+    to the smallest, each from where the one before ended.
+
+    Args:
+        train_features: (N, d).
+        train_labels: (N,) class ids from 0 on.
+        test_features: (M, d).
+        penalties: Above 0.
+        num_classes: Number of classes; None: from the labels.
+        seed: Chooses the fifth.
+
+    Returns:
+        A `LinearResult`; its scores are probabilities.
+
+    Raises:
+        ValueError: One class only.
+
+    Source: SimCLR, section 4.2 and appendix B.8.
+
+    Example:
+        >>> result = logistic_regression(features, labels, test_features)
+        >>> (result.class_scores.argmax(axis=1) == test_labels).mean()
+    """
+    classes = _check_classes(train_labels, num_classes)
+    fit, held = validation_part(train_labels, seed)
+    strongest_first = sorted(penalties, reverse=True)
+    with _threads(train_features):
+        scaler = _scaler(train_features[fit])
+        known, unknown = (scaler.transform(train_features[part]) for part in (fit, held))
+        path = _fits(known, train_labels[fit], strongest_first)
+        by_penalty = {p: float(f.score(unknown, train_labels[held])) for p, f in path}
+        best = max(strongest_first, key=lambda p: by_penalty[p])  # of equals the strongest
+        scaler = _scaler(train_features)
+        # Along the same path: a cold start at a weak penalty needs many times the iterations.
+        steps = [p for p in strongest_first if p >= best]
+        for _, probe in _fits(scaler.transform(train_features), train_labels, steps):
+            final = probe
+        found = final.predict_proba(scaler.transform(test_features))
+    scores = np.zeros((len(test_features), classes), np.float32)
+    scores[:, final.classes_] = found
+    converged = int(np.max(final.n_iter_)) < MOST_ITERATIONS
+    return LinearResult(scores, best, by_penalty[best], converged)
+
+
+def ridge(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    penalties: Sequence[float] = PENALTIES,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> LinearResult:
+    """Ridge regression on one-hot labels in closed form: one decomposition serves every penalty.
+
+    Cheap enough to run while training: its cost is that of the eigenvectors of a (d, d) matrix,
+    and memory grows with d, not with N. Features are standardised. The penalty is chosen as in
+    `logistic_regression`.
+
+    Args:
+        train_features: (N, d).
+        train_labels: (N,) class ids from 0 on.
+        test_features: (M, d).
+        penalties: Of the squared norm, above 0, on the sum of squared errors.
+        num_classes: Number of classes; None: from the labels.
+        seed: Chooses the fifth of the training images that chooses the penalty.
+
+    Returns:
+        A `LinearResult`; its scores are regressions on labels of -1 and 1. It equals scikit-learn's
+        `RidgeClassifier`, which decomposes anew for each penalty.
+
+    Raises:
+        ValueError: One class only.
+
+    Source: big_vision's few-shot evaluator: ridge regression on frozen features.
+
+    Example:
+        >>> ridge(features, labels, test_features).penalty
+    """
+    classes = _check_classes(train_labels, num_classes)
+    fit, held = validation_part(train_labels, seed)
+    strongest_first = sorted(penalties, reverse=True)
+    fitted = _RidgePath(train_features[fit], train_labels[fit], classes)
+    by_penalty = {
+        p: float(np.mean(fitted.predict(train_features[held], p).argmax(1) == train_labels[held]))
+        for p in strongest_first
+    }
+    best = max(strongest_first, key=lambda p: by_penalty[p])  # of equals the strongest
+    scores = _RidgePath(train_features, train_labels, classes).predict(test_features, best)
+    return LinearResult(scores, best, by_penalty[best], True)
+
+
+class _RidgePath:
+    """Ridge regression of labels of -1 and 1 on standardised features, for every penalty."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, classes: int) -> None:
+        self._scaler = _scaler(features)
+        width = features.shape[1]
+        gram, moment = np.zeros((width, width)), np.zeros((width, classes))
+        self._mean = np.full(classes, -1.0) + 2 * np.bincount(labels, minlength=classes) / len(
+            labels
+        )
+        for start in range(0, len(features), _ROWS):
+            part = slice(start, start + _ROWS)
+            rows = self._scaler.transform(features[part]).astype(np.float64)
+            targets = np.full((len(rows), classes), -1.0)
+            targets[np.arange(len(rows)), labels[part]] = 1
+            gram += rows.T @ rows
+            moment += rows.T @ (targets - self._mean)
+        self._values, self._vectors = np.linalg.eigh(gram)
+        self._projected = self._vectors.T @ moment
+
+    def predict(self, features: np.ndarray, penalty: float) -> np.ndarray:
+        """Returns float32 (M, classes)."""
+        # Rounding leaves eigenvalues of no variance a little below zero.
+        shrunk = self._projected / (np.maximum(self._values, 0)[:, None] + penalty)
+        weights = self._vectors @ shrunk
+        return (self._scaler.transform(features) @ weights + self._mean).astype(np.float32)
+
+
+def validation_part(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns positions of the images to fit to and of those that choose.
+
+    Where every class has five images or more, the parts hold the same shares of classes.
+
+    Args:
+        labels: (N,).
+        seed: Of the draw.
+
+    Example:
+        >>> [len(part) for part in validation_part(np.zeros(10, int), seed=0)]
+        [8, 2]
+    """
+    from sklearn.model_selection import train_test_split
+
+    counts = np.unique(labels, return_counts=True)[1]
+    stratify = labels if counts.min() >= 1 / VALIDATION_SHARE else None
+    parts = train_test_split(
+        np.arange(len(labels)), test_size=VALIDATION_SHARE, random_state=seed, stratify=stratify
+    )
+    return np.sort(parts[0]), np.sort(parts[1])
+
+
+def _fits(
+    features: np.ndarray, labels: np.ndarray, penalties: Sequence[float]
+) -> Iterator[tuple[float, LogisticRegression]]:
+    """Yields one classifier, fitted to each penalty in turn."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    probe = LogisticRegression(warm_start=True, max_iter=MOST_ITERATIONS, tol=1e-4)
+    for penalty in penalties:
+        probe.set_params(C=1 / penalty)
+        with warnings.catch_warnings():  # `converged` says it
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            probe.fit(features, labels)
+        yield penalty, probe
+
+
+def _scaler(features: np.ndarray) -> StandardScaler:
+    from sklearn.preprocessing import StandardScaler
+
+    return StandardScaler().fit(features)
+
+
+def _threads(features: np.ndarray) -> contextlib.AbstractContextManager[object]:
+    from threadpoolctl import threadpool_limits  # scikit-learn's own
+
+    return threadpool_limits(1 if features.size <= _ONE_THREAD else None, user_api="blas")
+
+
+def _check_classes(labels: np.ndarray, num_classes: int | None) -> int:
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise ValueError("Expected two classes or more; received: one. Nothing to tell apart.")
+    return int(present[-1]) + 1 if num_classes is None else num_classes

@@ -1,0 +1,116 @@
+"""Files of features, as `python -m simclr_tf.embed` writes them, read back."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+from simclr_tf.errors import UserError
+from simclr_tf.features.files import EXTENSIONS
+
+
+class FeatureTable(NamedTuple):
+    """Features of a data set.
+
+    Attributes:
+        features: float32 (N, d).
+        labels: int64 (N,) class ids, or None.
+        class_names: Names by class id, or None.
+        files: Path of each image below its folder, or None.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray | None = None
+    class_names: list[str] | None = None
+    files: list[str] | None = None
+
+
+def is_feature_file(path: str) -> bool:
+    """Returns whether a path ends as files of features do."""
+    return os.path.splitext(path)[1].lower() in EXTENSIONS
+
+
+def read_features(path: str) -> FeatureTable:
+    """Reads a file of features.
+
+    Args:
+        path: `.npz` (arrays `features`, and `label`, `class_names`, `file` where known), `.parquet`
+            or `.tsv` (columns `label`, `class`, `file`, and `features` or `f0`, `f1`, ...).
+
+    Raises:
+        UserError: No such file, or it holds no features.
+
+    Example:
+        >>> read_features('feats.npz').features.shape
+        (1000, 512)
+    """
+    path = os.path.expanduser(path)
+    extension = os.path.splitext(path)[1].lower()
+    readers = {".npz": _read_npz, ".parquet": _read_parquet, ".tsv": _read_tsv}
+    if extension not in readers:
+        raise UserError(
+            f"Expected a file of features ({', '.join(EXTENSIONS)}); received: {path!r}. "
+            "Write one with python -m simclr_tf.embed."
+        )
+    try:
+        table = readers[extension](path)
+    except (OSError, KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(
+            f"Expected a file of features at {path}; it can't be read ({reason}). "
+            "Write it again with python -m simclr_tf.embed."
+        ) from error
+    rows = len(table.features)
+    if table.features.ndim != 2 or (table.labels is not None and table.labels.shape != (rows,)):
+        shapes = [part.shape for part in table[:2] if part is not None]
+        raise UserError(
+            f"Expected features (N, d) and labels (N,) in {path}; received: shapes "
+            f"{', '.join(map(str, shapes))}. Embed an endpoint of vectors, such as final_avg_pool."
+        )
+    return table
+
+
+def _read_npz(path: str) -> FeatureTable:
+    with np.load(path, allow_pickle=False) as file:
+        labels = file["label"].astype(np.int64) if "label" in file else None
+        names = file["class_names"].tolist() if "class_names" in file else None
+        files = file["file"].tolist() if "file" in file else None
+        return FeatureTable(file["features"].astype(np.float32), labels, names, files)
+
+
+def _read_parquet(path: str) -> FeatureTable:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(
+            f"Expected pyarrow to be installed for {path}; received: {error}. "
+            "Run pip install 'simclr-tf[parquet]'."
+        ) from error
+    table = parquet.read_table(path)
+    rows = table["features"].combine_chunks()
+    features = rows.values.to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+    columns = {name: table[name].to_pylist() for name in table.column_names if name != "features"}
+    return _from_columns(features, columns)
+
+
+def _read_tsv(path: str) -> FeatureTable:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        header = file.readline().rstrip("\n").split("\t")
+        rows = [line.rstrip("\n").split("\t") for line in file]
+    vectors = [i for i, name in enumerate(header) if name[:1] == "f" and name[1:].isdigit()]
+    features = np.array([[row[i] for i in vectors] for row in rows], np.float32)
+    said = [i for i in range(len(header)) if i not in set(vectors)]
+    return _from_columns(features, {header[i]: [row[i] for row in rows] for i in said})
+
+
+def _from_columns(features: np.ndarray, columns: dict[str, list[str]]) -> FeatureTable:
+    labels = names = None
+    if "label" in columns:
+        labels = np.array(columns["label"], np.int64)
+        if "class" in columns and len(labels):
+            known = dict(zip(labels.tolist(), columns["class"], strict=True))
+            names = [known.get(i, str(i)) for i in range(int(labels.max()) + 1)]
+    return FeatureTable(features.astype(np.float32), labels, names, columns.get("file"))

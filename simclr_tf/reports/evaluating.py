@@ -1,0 +1,303 @@
+"""Evaluation of any encoder on any images, or of features from files, as `evaluate` does it."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from simclr_tf import __version__
+from simclr_tf.datasets import ImageSource, open_source
+from simclr_tf.devices.process_state import isolated
+from simclr_tf.errors import UserError
+from simclr_tf.evaluation.linear import validation_part
+from simclr_tf.evaluation.protocols import DEFAULT, PROTOCOLS, Split, evaluate_features
+from simclr_tf.features.extractor import Embeds
+from simclr_tf.features.reading import FeatureTable, is_feature_file, read_features
+from simclr_tf.files.json_files import write_json
+from simclr_tf.reports import image_features, sgd
+from simclr_tf.reports.tables import results_table
+from tf_hub_export.extractors import OpenedEncoder, checksum, open_encoder, untrained_like
+
+Say = Callable[[str], None]
+THIS = "this model"
+UNTRAINED = "same encoder, untrained"
+PIXELS = "raw pixels"
+_DATA_SETTINGS = ("dataset", "data_dir", "eval_fraction", "on_bad_image", "transparent")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRequest:
+    """What `evaluate` is asked for; None stands for what the model's own run says.
+
+    Attributes:
+        model: What `tf_hub_export.extractors.open_encoder` opens, or a file of features.
+        test_features: File of features to score, with a file of features as `model`; None: a fifth
+            of that file is held out.
+        dataset: As for `open_source`.
+        data_dir: Where prepared TFDS data lie.
+        train_split: Images that classifiers are fitted to.
+        test_split: Images that are scored.
+        eval_fraction: Share of a folder that training held out.
+        transparent: What shows through transparent pixels.
+        endpoint: Which output of the model.
+        image_size: Side in pixels.
+        protocols: Names among `evaluation.protocols.PROTOCOLS`.
+        baselines: Whether the untrained encoder and raw pixels stand beside it.
+        max_images: Most images of a split; more are left out by a draw. 0: all.
+        batch_size: Images at a time.
+        sgd_epochs: Length of `sgd_probe`.
+        sgd_batch_size: Batch of `sgd_probe`.
+        seed: Of every draw.
+    """
+
+    model: str
+    test_features: str | None = None
+    dataset: str | None = None
+    data_dir: str | None = None
+    train_split: str | None = None
+    test_split: str | None = None
+    eval_fraction: float | None = None
+    transparent: str | None = None
+    endpoint: str = "final_avg_pool"
+    image_size: int | None = None
+    protocols: Sequence[str] = DEFAULT
+    baselines: bool = True
+    max_images: int = 0
+    batch_size: int = 64
+    sgd_epochs: int = 90
+    sgd_batch_size: int = 256
+    seed: int = 0
+
+
+def evaluate(request: EvaluationRequest, say: Say | None = None) -> dict[str, Any]:
+    """Evaluates an encoder or features by the field's protocols.
+
+    Args:
+        request: What is evaluated, on which images, how.
+        say: Called with lines about what is done; None: nobody listens.
+
+    Returns:
+        What `evaluation.json` holds: `model`, `data`, `protocols`, `seed`, `versions`, `seconds`,
+        and `results` by kind of features, see `evaluate_features`.
+
+    Raises:
+        UserError: Model, images, features or names do not fit.
+
+    Example:
+        >>> evaluate(EvaluationRequest('runs/digits'))['results']['this model']['ridge']['top_1']
+    """
+    say = say or _silent
+    began = time.monotonic()
+    with isolated():
+        if is_feature_file(request.model):
+            found = _evaluate_file(request, say)
+        else:
+            found = _evaluate_model(request, say)
+    return {
+        **found,
+        "protocols": {name: PROTOCOLS[name] for name in request.protocols},
+        "seed": request.seed,
+        "versions": _versions(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def write_evaluation(path: str, found: Mapping[str, Any]) -> None:
+    """Writes what `evaluate` returned, complete or not at all."""
+    write_json(path, found)
+
+
+def table_of(found: Mapping[str, Any]) -> str:
+    """Returns the results of `evaluate` as text, a column for each kind of features."""
+    return results_table(found["results"])
+
+
+def _silent(line: str) -> None:
+    """Says nothing."""
+
+
+def _evaluate_file(request: EvaluationRequest, say: Say) -> dict[str, Any]:
+    if "sgd_probe" in request.protocols:
+        raise UserError(
+            "Expected a model for sgd_probe, which augments images; received: a file of features. "
+            "Leave it out of --protocols."
+        )
+    table = read_features(request.model)
+    if request.test_features is not None:
+        test = read_features(request.test_features)
+        train = table
+        if train.class_names and test.class_names and train.class_names != test.class_names:
+            raise UserError(
+                f"Expected the same classes in both files; received: {len(train.class_names)} and "
+                f"{len(test.class_names)} names that differ. Embed both with one data set."
+            )
+    else:
+        train, test = _halves(table, request.seed)
+        say("No --test_features: a fifth of the images is held out for the test.")
+    train, test = (_at_most(part, request) for part in (train, test))
+    results = evaluate_features(
+        Split(train.features, train.labels),
+        Split(test.features, test.labels),
+        request.protocols,
+        seed=request.seed,
+        on_protocol=_announcing(say, THIS),
+    )
+    return {
+        "model": {"features": request.model, "test_features": request.test_features},
+        "data": _data_card(len(train.features), len(test.features), test.class_names),
+        "results": {THIS: results},
+    }
+
+
+def _announcing(say: Say, kind: str) -> Callable[[str], None]:
+    return lambda protocol: say(f"{kind}: {PROTOCOLS[protocol]}")
+
+
+def _halves(table: FeatureTable, seed: int) -> tuple[FeatureTable, FeatureTable]:
+    count = len(table.features)
+    if count < 2:
+        raise UserError(f"Expected two images or more in the file; received: {count}.")
+    labels = np.zeros(count, np.int64) if table.labels is None else table.labels
+    fit, held = validation_part(labels, seed)
+    return _rows(table, fit), _rows(table, held)
+
+
+def _rows(table: FeatureTable, rows: np.ndarray) -> FeatureTable:
+    labels = None if table.labels is None else table.labels[rows]
+    return FeatureTable(table.features[rows], labels, table.class_names)
+
+
+def _at_most(table: FeatureTable, request: EvaluationRequest) -> FeatureTable:
+    chosen = image_features.drawn(len(table.features), request.max_images, request.seed)
+    return table if chosen is None else _rows(table, chosen)
+
+
+def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
+    if request.test_features is not None:
+        raise UserError(
+            f"Expected a file of features beside --test_features; received: {request.model!r}. "
+            "Leave --test_features away, or write features with python -m simclr_tf.embed."
+        )
+    opened = open_encoder(request.model, request.endpoint, request.image_size)
+    train_source, test_source = _open_data(request, opened, say)
+    extractors: dict[str, Embeds] = {THIS: opened.extract}
+    if request.baselines:
+        untrained = untrained_like(opened, request.seed)
+        if untrained is None:
+            say("No untrained encoder beside it: the SavedModel does not say how it was built.")
+        else:
+            extractors[UNTRAINED] = untrained
+        extractors[PIXELS] = image_features.RawPixels(opened.extract.image_size)
+    before = checksum(opened.extract.variables)
+    results: dict[str, Any] = {}
+    for name, extract in extractors.items():
+        train, test = (
+            image_features.embed(s, extract, request.batch_size, f"{name}, {s.split}")
+            for s in (train_source, test_source)
+        )
+        views = None
+        if name == PIXELS:
+            train, test = image_features.without_equal_channels(train, test)
+        elif "health" in request.protocols:
+            views = image_features.two_views(test_source, extract, opened.settings, request.seed)
+        results[name] = evaluate_features(
+            train,
+            test,
+            [p for p in request.protocols if p != "sgd_probe"],
+            seed=request.seed,
+            views=views,
+            on_protocol=_announcing(say, name),
+        )
+        if "sgd_probe" in request.protocols and name == THIS:
+            say(f"{name}: {PROTOCOLS['sgd_probe']}")
+            results[name]["sgd_probe"] = sgd.probe_images(opened, train_source, test, request)
+    if checksum(opened.extract.variables) != before:
+        raise RuntimeError("The encoder's weights changed while it was evaluated: a bug of ours.")
+    for line in dict.fromkeys((*train_source.notices(), *test_source.notices())):
+        say(line)
+    extract = opened.extract
+    counts = (train_source.num_examples, test_source.num_examples)
+    return {
+        "model": {
+            "path": request.model,
+            "kind": opened.kind,
+            "step": opened.step,
+            "endpoint": request.endpoint,
+            "image_size": list(extract.image_size),
+            "transparent": extract.transparent,
+            "encoder_unchanged": True,
+        },
+        "data": {
+            "dataset": train_source.name,
+            "train_split": train_source.split,
+            "test_split": test_source.split,
+            **_data_card(*counts, test_source.class_names),
+        },
+        "results": results,
+    }
+
+
+def _open_data(
+    request: EvaluationRequest, opened: OpenedEncoder, say: Say
+) -> tuple[ImageSource, ImageSource]:
+    settings = {name: opened.settings.get(name) for name in _DATA_SETTINGS}
+    settings.update(
+        {
+            name: getattr(request, name)
+            for name in ("dataset", "data_dir", "eval_fraction", "transparent")
+            if getattr(request, name, None) is not None
+        }
+    )
+    if request.dataset is not None:  # nothing that the run says of other data holds
+        settings["data_dir"] = request.data_dir
+    dataset = settings.pop("dataset")
+    if dataset is None:
+        raise UserError(
+            f"Expected --dataset, as nothing in {request.model} says which images to take; "
+            "received: none. Pass it, and --train_split and --test_split where they are not "
+            "train and test."
+        )
+    # Another data set than the run's has other splits.
+    own = request.dataset is None
+    splits = (
+        request.train_split or (opened.settings.get("train_split") if own else None) or "train",
+        request.test_split or (opened.settings.get("eval_split") if own else None) or "test",
+    )
+    given = {name: value for name, value in settings.items() if value is not None}
+    sources = []
+    for split in splits:
+        source = open_source(dataset, split, **given)
+        chosen = image_features.drawn(source.num_examples or 0, request.max_images, request.seed)
+        if chosen is not None:
+            say(f"{split}: {len(chosen):,} of {source.num_examples:,} images, drawn by the seed.")
+            whole, source = source, source.subset(chosen)
+            source.split = f"{whole.split}, {len(chosen)} drawn"
+        sources.append(source)
+    return sources[0], sources[1]
+
+
+def _data_card(
+    train: int | None, test: int | None, class_names: Sequence[str] | None
+) -> dict[str, Any]:
+    names = None if class_names is None else list(class_names)
+    return {"train_images": train, "test_images": test, "class_names": names}
+
+
+def _versions() -> dict[str, str]:
+    names = ("tensorflow", "scikit-learn", "numpy")
+    found = {name: metadata.version(name) for name in names if _installed(name)}
+    return {"simclr-tf": __version__, "python": platform.python_version(), **found}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:  # tensorflow-cpu, say
+        return False
+    return True
