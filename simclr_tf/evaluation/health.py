@@ -76,9 +76,7 @@ def feature_health(
         True
     """
     if features.ndim != 2 or len(features) < 2:
-        raise ValueError(
-            f"Expected (N, d) features of two images or more; received: {features.shape}."
-        )
+        raise ValueError(f"Expected (N, d) features, N of 2 or more; received: {features.shape}.")
     if not np.isfinite(features).all():
         raise ValueError("Expected features that are numbers; received: NaN or infinity.")
     draw = np.random.default_rng(seed)

@@ -1,0 +1,103 @@
+"""Logistic regression over the paper's grid, and ridge in closed form: equal to scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from simclr_tf.evaluation import linear
+
+pytestmark = pytest.mark.one_lane
+
+
+def blobs(count: int = 240, classes: int = 4, width: int = 6, seed: int = 0) -> tuple:
+    random = np.random.RandomState(seed)
+    centres = 1.2 * random.randn(classes, width)
+    labels = random.randint(0, classes, count)
+    features = centres[labels] + random.randn(count, width)
+    return features.astype(np.float32), labels
+
+
+def test_the_grid_is_the_papers() -> None:
+    assert len(linear.PENALTIES) == 45
+    assert linear.PENALTIES[0] == pytest.approx(1e-6) and linear.PENALTIES[-1] == pytest.approx(1e5)
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 1.0, 100.0])
+def test_logistic_regression_equals_scikit_learns(penalty: float) -> None:
+    features, labels = blobs()
+    train, test = slice(0, 160), slice(160, None)
+    found = linear.logistic_regression(features[train], labels[train], features[test], [penalty])
+    probe = LogisticRegression(C=1 / penalty, max_iter=1000)
+    expected = make_pipeline(StandardScaler(), probe).fit(features[train], labels[train])
+    probabilities = expected.predict_proba(features[test])
+    np.testing.assert_allclose(found.class_scores, probabilities, atol=5e-3)
+    assert (found.class_scores.argmax(1) == probabilities.argmax(1)).mean() > 0.98
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 1.0, 100.0, 1e5])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_ridge_equals_scikit_learns(penalty: float, classes: int) -> None:
+    features, labels = blobs(classes=classes)
+    features = np.concatenate([features, features[:, :1], np.ones_like(features[:, :1])], axis=1)
+    train, test = slice(0, 160), slice(160, None)  # with a double and a constant dimension
+    found = linear.ridge(features[train], labels[train], features[test], [penalty])
+    expected = make_pipeline(StandardScaler(), RidgeClassifier(alpha=penalty))
+    expected.fit(features[train], labels[train])
+    scores = expected.decision_function(features[test])
+    ours = found.class_scores[:, 1] if classes == 2 else found.class_scores
+    np.testing.assert_allclose(ours, scores, atol=2e-5)
+    assert (found.class_scores.argmax(1) == expected.predict(features[test])).all()
+
+
+@pytest.mark.parametrize("fit", [linear.logistic_regression, linear.ridge])
+def test_the_validation_part_chooses_the_penalty(fit: object) -> None:
+    features, labels = blobs(seed=1)
+    penalties = [1e-6, 1.0, 1e5]
+    found = fit(features[:160], labels[:160], features[160:], penalties, seed=3)  # type: ignore[operator]
+    parts = linear.validation_part(labels[:160], 3)
+    accuracies = []
+    for penalty in penalties:
+        probe = (
+            RidgeClassifier(alpha=penalty)
+            if fit is linear.ridge
+            else LogisticRegression(C=1 / penalty, max_iter=1000)
+        )
+        fitted = make_pipeline(StandardScaler(), probe).fit(features[parts[0]], labels[parts[0]])
+        accuracies.append(fitted.score(features[parts[1]], labels[parts[1]]))
+    best = max(accuracies)
+    assert found.validation_accuracy == pytest.approx(best, abs=1 / len(parts[1]) + 1e-9)
+    assert found.penalty == max(p for p, a in zip(penalties, accuracies, strict=True) if a == best)
+    # What the test images are decides nothing.
+    other = fit(features[:160], labels[:160], -features[160:], penalties, seed=3)  # type: ignore[operator]
+    assert other.penalty == found.penalty
+
+
+@pytest.mark.parametrize("fit", [linear.logistic_regression, linear.ridge])
+def test_classes_keep_their_places(fit: object) -> None:
+    """Classes 1 and 4 alone are in the training images; the test knows six."""
+    features, labels = blobs(classes=2)
+    labels = np.where(labels, 4, 1)
+    found = fit(features[:160], labels[:160], features[160:], [1.0], num_classes=6)  # type: ignore[operator]
+    assert found.class_scores.shape == (80, 6)
+    assert set(found.class_scores.argmax(1)) <= {1, 4}
+    assert (found.class_scores.argmax(1) == labels[160:]).mean() > 0.8
+
+
+@pytest.mark.parametrize("fit", [linear.logistic_regression, linear.ridge])
+def test_one_class_is_refused(fit: object) -> None:
+    with pytest.raises(ValueError, match="two classes or more"):
+        fit(np.eye(4), np.zeros(4, int), np.eye(4))  # type: ignore[operator]
+
+
+def test_the_parts_have_the_same_classes() -> None:
+    labels = np.repeat(np.arange(5), 20)
+    fit, held = linear.validation_part(labels, 0)
+    assert len(held) == 20 and sorted([*fit, *held]) == list(range(100))
+    assert np.bincount(labels[held]).tolist() == [4] * 5
+    assert (held != linear.validation_part(labels, 1)[1]).any()
+    few = np.array([0, 0, 0, 1])  # too few of a class to be shared out
+    assert sum(map(len, linear.validation_part(few, 0))) == 4
