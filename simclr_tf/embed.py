@@ -6,13 +6,12 @@ import argparse
 import os
 import sys
 import time
-import zlib
 from typing import TYPE_CHECKING
 
 from simclr_tf.cli import Arguments, run_command
 from simclr_tf.devices.quiet import start_tensorflow
 from simclr_tf.errors import UserError
-from simclr_tf.images.transparency import DEFAULT, TRANSPARENT, WHAT_IT_DOES
+from simclr_tf.images.transparency import TRANSPARENT, WHAT_IT_DOES
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -251,29 +250,15 @@ def _flat(store: FeatureStore) -> list[int]:
 def _load_model(given: argparse.Namespace) -> tuple[Extractor, list[str | int]]:
     """Returns the model, and what identifies it: its kind and a checksum."""
     from simclr_tf.features.exported import checksum, find_export
-    from simclr_tf.features.extractor import Extractor, load_extractor
+    from simclr_tf.features.extractor import load_extractor
 
     if given.saved_model:
         extract = load_extractor(given.saved_model, given.endpoint, given.image_size)
         return extract, ["saved_model", checksum(find_export(given.saved_model))]
-    from tf_hub_export.input_contract import input_contract
-    from tf_hub_export.saved_model import endpoint_function
-    from tf_hub_export.sources import load_model
+    from tf_hub_export.extractors import checksum_of, open_checkpoint
 
-    model, details = load_model(given.checkpoint)
-    settings = details.get("settings") or {}
-    contract = input_contract(model, given.image_size or settings.get("image_size"))
-    if contract.image_size is None:
-        raise UserError(f"Expected a model of images; received: inputs of {contract.shape}.")
-    forward = endpoint_function(model)
-    check = 0
-    for value in model.get_weights():
-        check = zlib.crc32(value.tobytes(), check)
-    transparent = settings.get("transparent", DEFAULT)
-    extract = Extractor(
-        lambda x: forward(x, False), given.endpoint, contract.image_size, transparent
-    )
-    return extract, ["checkpoint", check]
+    extract = open_checkpoint(given.checkpoint, given.endpoint, given.image_size).extract
+    return extract, ["checkpoint", checksum_of(extract.variables)]
 
 
 def _progress(total: int | None, first: int) -> tqdm:

@@ -65,6 +65,13 @@ def open_encoder(
     if os.path.isfile(os.path.join(os.path.expanduser(path), "saved_model.pb")):
         extract = load_extractor(path, endpoint, image_size)
         return _beside_keras(path, extract)
+    return open_checkpoint(path, endpoint, image_size)
+
+
+def open_checkpoint(
+    path: str, endpoint: str = "final_avg_pool", image_size: int | None = None
+) -> OpenedEncoder:
+    """Opens an encoder from what `load_model` loads; see `open_encoder`."""
     model, details = load_model(path)
     settings = details.get("settings") or {}
     extract = _extractor_of(model, endpoint, image_size or settings.get("image_size"), settings)
@@ -90,7 +97,7 @@ def untrained_like(opened: OpenedEncoder, seed: int = 0) -> Extractor | None:
     return _extractor_of(model, opened.extract.endpoint, size, opened.settings)
 
 
-def checksum(variables: Sequence[tf.Variable]) -> int:
+def checksum_of(variables: Sequence[tf.Variable]) -> int:
     """Returns a number that changes when any of the variables does."""
     check = 0
     for variable in variables:
@@ -114,7 +121,7 @@ def _extractor_of(
         endpoint,
         contract.image_size,
         transparent,
-        list(model.encoder.weights),
+        list(model.weights),
     )
 
 

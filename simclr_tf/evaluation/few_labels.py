@@ -7,7 +7,6 @@ from typing import TypedDict
 
 import numpy as np
 
-from simclr_tf.datasets.labelled import choose_labelled
 from simclr_tf.evaluation.linear import MOST_ITERATIONS
 
 SHARES = (0.01, 0.1)
@@ -65,6 +64,8 @@ def few_label_accuracy(
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
+
+    from simclr_tf.datasets.labelled import choose_labelled  # it brings TensorFlow
 
     classes, counts = np.unique(train_labels, return_counts=True)
     if len(classes) < 2:

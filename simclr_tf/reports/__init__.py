@@ -1,3 +1,4 @@
-"""What is known of trained models, gathered for people: evaluation by the field's protocols.
-Every room below is known here; only the doors ask for it.
+"""What is known of trained models, gathered for people.
+`evaluating` is the work of `python -m simclr_tf.evaluate`: any encoder, any images, every protocol.
+It knows the rooms above; only the commands know it.
 """

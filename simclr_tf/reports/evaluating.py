@@ -22,7 +22,7 @@ from simclr_tf.features.reading import FeatureTable, is_feature_file, read_featu
 from simclr_tf.files.json_files import write_json
 from simclr_tf.reports import image_features, sgd
 from simclr_tf.reports.tables import results_table
-from tf_hub_export.extractors import OpenedEncoder, checksum, open_encoder, untrained_like
+from tf_hub_export.extractors import OpenedEncoder, checksum_of, open_encoder, untrained_like
 
 Say = Callable[[str], None]
 THIS = "this model"
@@ -194,7 +194,7 @@ def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
         else:
             extractors[UNTRAINED] = untrained
         extractors[PIXELS] = image_features.RawPixels(opened.extract.image_size)
-    before = checksum(opened.extract.variables)
+    before = checksum_of(opened.extract.variables)
     results: dict[str, Any] = {}
     for name, extract in extractors.items():
         train, test = (
@@ -217,7 +217,7 @@ def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
         if "sgd_probe" in request.protocols and name == THIS:
             say(f"{name}: {PROTOCOLS['sgd_probe']}")
             results[name]["sgd_probe"] = sgd.probe_images(opened, train_source, test, request)
-    if checksum(opened.extract.variables) != before:
+    if checksum_of(opened.extract.variables) != before:
         raise RuntimeError("The encoder's weights changed while it was evaluated: a bug of ours.")
     for line in dict.fromkeys((*train_source.notices(), *test_source.notices())):
         say(line)
