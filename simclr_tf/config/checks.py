@@ -65,6 +65,7 @@ def check_together(config: Settings) -> None:
     _check_model(config)
     _check_start(config)
     _check_teacher(config)
+    _check_early_stopping(config)
 
 
 def _check_run(config: Settings) -> None:
@@ -196,4 +197,12 @@ def _check_teacher(config: Settings) -> None:
         raise UserError(
             "Expected label_fraction=1 with distill_labels_weight=0, which uses no labels; "
             f"received: {config.label_fraction}. Pass --distill_labels_weight too."
+        )
+
+
+def _check_early_stopping(config: Settings) -> None:
+    if config.early_stopping != "none" and config.online_eval == "never":
+        raise UserError(
+            f"Expected online_eval with early_stopping={config.early_stopping}; received: never. "
+            "Leave --online_eval away, or pass --early_stopping=none."
         )

@@ -14,6 +14,7 @@ from simclr_tf.images import transparency
 from simclr_tf.images.augmentations import AUGMENTATIONS, SIMCLR
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
+ONLINE_FIGURES = ("knn_top_1", "effective_rank", "spread", "uniformity")
 
 Value: TypeAlias = bool | int | float | str | None
 """What a setting may be."""
@@ -245,6 +246,24 @@ class Settings:
     eval_baselines: str = _flag(
         "auto", "Evaluation", "After pretraining, compare with the untrained encoder and with raw "
         "pixels (auto: on small data sets).", run=True, choices=("auto", "always", "never"),
+    )  # fmt: skip
+    online_eval: str = _flag(
+        "auto", "Evaluation", "While training, measure nearest neighbours (on labelled images), "
+        "rank and spread of the features at each checkpoint (auto: in pretraining, as long as it "
+        "takes less than 3% of the time).", run=True, choices=("auto", "always", "never"),
+    )  # fmt: skip
+    online_eval_images: int = _flag(
+        1000, "Evaluation", "Training images that the online evaluation draws.", run=True,
+        at_least=20,
+    )  # fmt: skip
+    early_stopping: str = _flag(
+        "none", "Evaluation", "Stop when this figure of the online evaluation no longer gains; "
+        "what is evaluated and exported is the best checkpoint, kept in model_dir/best.",
+        run=True, choices=("none", *ONLINE_FIGURES),
+    )  # fmt: skip
+    early_stopping_patience: int = _flag(
+        5, "Evaluation", "Checkpoints without gain before early_stopping ends the run.", run=True,
+        at_least=1,
     )  # fmt: skip
 
     checkpoint_epochs: int = _flag(

@@ -69,6 +69,11 @@ class Progress(StepCallback):
         super().__init__(first_step)
         self._train_steps, self._batch_size, self._writer = train_steps, batch_size, writer
         self._bar: tqdm | None = None
+        self._notes: dict[str, str] = {}
+
+    def note(self, name: str, value: float) -> None:
+        """Shows a figure beside those of the steps from now on."""
+        self._notes[name] = f"{value:.3f}"
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         from tqdm import tqdm
@@ -98,7 +103,7 @@ class Progress(StepCallback):
         }
         if "loss" not in shown and "total_loss" in logs:
             shown["loss"] = f"{_scalar(logs['total_loss']):.3f}"
-        self._bar.set_postfix(shown, refresh=False)
+        self._bar.set_postfix({**shown, **self._notes}, refresh=False)
         self._bar.update(self._batch_size)
 
     def on_train_end(self, logs: Logs | None = None) -> None:

@@ -22,6 +22,7 @@ def follow(
     evaluate: Callable[[int], dict[str, float]],
     train_steps: int,
     writer: Writer,
+    has_stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Evaluates each new checkpoint until the last step's.
 
@@ -31,6 +32,7 @@ def follow(
         evaluate: Called with a checkpoint's step; returns the results.
         train_steps: The last step of the run.
         writer: Who prints.
+        has_stopped: Whether the run has ended before its last step (early stopping).
 
     Returns:
         The last evaluation's results.
@@ -40,7 +42,13 @@ def follow(
     """
     results: dict[str, float] = {}
     writer.say(f"Waiting for checkpoints in {model_dir}.")
-    for prefix in tf.train.checkpoints_iterator(model_dir, min_interval_secs=POLL_SECONDS):
+    checkpoints = tf.train.checkpoints_iterator(
+        model_dir,
+        min_interval_secs=POLL_SECONDS,
+        timeout=POLL_SECONDS,
+        timeout_fn=has_stopped,  # True ends the waiting
+    )
+    for prefix in checkpoints:
         report = load_weights(model, prefix)
         if report.missing or report.mismatched:
             raise UserError(

@@ -17,6 +17,7 @@ from simclr_tf.runs.data import count_of, open_data
 from simclr_tf.runs.evaluating import Evaluator
 from simclr_tf.runs.exporting import ExportFunction
 from simclr_tf.runs.following import follow
+from simclr_tf.runs.monitoring import Gain
 from simclr_tf.runs.settling import settle, slow_precision
 from simclr_tf.runs.training import train
 
@@ -76,7 +77,14 @@ def _run(config: Config, export_fn: ExportFunction) -> dict[str, float]:
         return {}
     evaluator = Evaluator(config, model, data, export_fn, writer)
     if config.mode == "eval":
-        return follow(str(config.model_dir), model, evaluator.evaluate, train_steps, writer)
+        return follow(
+            str(config.model_dir),
+            model,
+            evaluator.evaluate,
+            train_steps,
+            writer,
+            has_stopped=lambda: Gain.of_run(config).is_over,
+        )
     step = train(config, model, data, train_steps, strategy, writer)
     results = evaluator.evaluate(step)
     compare_with_baselines(config, model, data, results, writer)

@@ -13,6 +13,8 @@ from simclr_tf.errors import UserError
 from simclr_tf.runs import building
 from simclr_tf.runs import folder as run_folder
 
+_SMALL_IMAGE = 64  # pixels; below, the stem of ImageNet's networks is known to cost accuracy
+
 
 def settle(config: Config) -> tuple[Config, list[str]]:
     """Returns the settings that this run uses, and opens its folder.
@@ -41,7 +43,21 @@ def settle(config: Config) -> tuple[Config, list[str]]:
             f"Expected the model_dir of a run to evaluate; {model_dir} does not exist. "
             "Train first, or name another --model_dir."
         )
-    return config, [*lines, *taken, *precision_lines, *run_folder.open_folder(config)]
+    lines += [*taken, *precision_lines, *run_folder.open_folder(config)]
+    stem = _stem_line(config)
+    return config, [*lines, *([stem] if stem and config.mode != "eval" else [])]
+
+
+def _stem_line(config: Config) -> str | None:
+    """Returns a warning where a ResNet's first layers leave little of small images."""
+    if config.encoder != "resnet" or not SMALL_STEM < config.image_size <= _SMALL_IMAGE:
+        return None
+    left = -(-config.image_size // 32)
+    return (
+        f"Warning: at {config.image_size} pixels the ResNet begins with the stem for large images, "
+        f"which leaves {left} x {left} positions to its last blocks. Up to {SMALL_STEM} pixels it "
+        f"has the stem for small ones: --image_size={SMALL_STEM} may learn more."
+    )
 
 
 def slow_precision(config: Config) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from simclr_tf.checkpoints.loading import load_weights
 from simclr_tf.checkpoints.store import CheckpointStore
 from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource
@@ -18,6 +19,7 @@ from simclr_tf.runs import folder as run_folder
 from simclr_tf.runs.batches import TrainingBatches, training_batches
 from simclr_tf.runs.callbacks import Checkpoints, Progress, SkippedSteps, StopOnNotFinite, Summaries
 from simclr_tf.runs.data import RunData, count_of, data_errors
+from simclr_tf.runs.monitoring import BEST, Gain, OnlineEvaluation, is_monitored
 from simclr_tf.runs.picturing import save_views
 from simclr_tf.runs.starting import start
 from simclr_tf.training.classifier import Classifier
@@ -43,7 +45,7 @@ def train(
         writer: Who writes and prints.
 
     Returns:
-        The step that the model is at.
+        The step that the model is at: with `early_stopping` that of the best checkpoint.
 
     Raises:
         UserError: A checkpoint or the data do not fit.
@@ -53,17 +55,35 @@ def train(
         model, model.optimizer, str(config.model_dir), config.keep_checkpoint_max, writer
     )
     first_step = start(config, model, store, writer)
+    monitored = is_monitored(config, data.train)
     batches = None
-    if first_step < train_steps:
+    if first_step < train_steps and not Gain.of_run(config).is_over:
         with data_errors(data.train):
             batches = training_batches(config, data.train, model, strategy, first_step)
     _claim_folder(config, data, writer)
     if batches is None:
         writer.say(f"Already trained to step {first_step} of {train_steps}.")
-        return first_step
+        return _best(config, model, first_step, writer)
     writer.say(_announcement(config, data.train, first_step, train_steps, strategy))
-    _fit(config, model, data.train, batches, (first_step, train_steps), store, writer)
-    return train_steps
+    last = _fit(
+        config, model, data.train, batches, (first_step, train_steps), store, writer, monitored
+    )
+    return _best(config, model, last, writer)
+
+
+def _best(config: Config, model: SimCLR | Classifier, last_step: int, writer: Writer) -> int:
+    """Returns the last step; with `early_stopping` the best, whose weights it then loads."""
+    gain = Gain.of_run(config)
+    if gain.best_step is None:
+        return last_step
+    folder = os.path.join(str(config.model_dir), BEST)
+    load_weights(model, os.path.join(folder, f"ckpt-{gain.best_step}"))
+    ended = f"Stopped at step {last_step}, " if gain.is_over else ""
+    writer.say(
+        f"{ended}{gain.figure} was best at step {gain.best_step} ({gain.best:.3f}): taking the "
+        f"weights of {folder}."
+    )
+    return gain.best_step
 
 
 def _claim_folder(config: Config, data: RunData, writer: Writer) -> None:
@@ -101,8 +121,9 @@ def _fit(
     steps: tuple[int, int],
     store: CheckpointStore,
     writer: Writer,
-) -> None:
-    """Takes the steps from the first to the last, with their callbacks."""
+    monitored: bool,
+) -> int:
+    """Takes the steps from the first to the last, with their callbacks; returns the last."""
     first_step, train_steps = steps
     epoch_steps = max(1, round(count_of(source) / config.train_batch_size))
     checkpoint_steps = config.checkpoint_steps or config.checkpoint_epochs * epoch_steps
@@ -110,13 +131,21 @@ def _fit(
     pictured = save_views(config, model, source, first_step, writer)
     progress = Progress(first_step, train_steps, config.train_batch_size, writer)
     skipped = SkippedSteps(first_step)
+    checkpoint_due = _due(checkpoint_steps, train_steps)
+    online = (
+        OnlineEvaluation(config, source, first_step, checkpoint_due, progress)
+        if monitored
+        else None
+    )
     callbacks = [
         progress,
         # Before the others: no summary and no checkpoint of a step that is not finite.
         StopOnNotFinite(first_step, train_steps, lambda: store.latest),
         skipped,
         Summaries(first_step, str(config.model_dir), summary_due, pictured, writer),
-        Checkpoints(first_step, store, _due(checkpoint_steps, train_steps)),
+        *([online] if online is not None else []),
+        # Last: a checkpoint says that all else of its step is written.
+        Checkpoints(first_step, store, checkpoint_due),
     ]
     if config.jit_compile or getattr(model.augment, "jit_compile", False):
         start_xla()
@@ -129,8 +158,13 @@ def _fit(
             shuffle=False,  # the data set is already shuffled; Keras 3 would warn otherwise
             verbose=0,
         )
-    for line in filter(None, [*source.notices(), skipped.line()]):
+    lines = [*source.notices(), skipped.line(), online.line() if online is not None else None]
+    for line in filter(None, lines):
         writer.say(line)
+    unlearned = unlearned_line(config, model, train_steps - first_step)
+    if unlearned is not None:
+        writer.say(unlearned)
+    return progress.step
 
 
 def _due(every: int, last: int) -> Callable[[int], bool]:
