@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from simclr_tf.datasets import open_source
     from simclr_tf.datasets.pipeline import evaluation_dataset, training_dataset
     from simclr_tf.errors import UserError
+    from simclr_tf.evaluation.monitor import FeatureMonitor
+    from simclr_tf.evaluation.protocols import evaluate_features
     from simclr_tf.features.teacher import load_teacher
     from simclr_tf.losses.nt_xent import nt_xent
     from simclr_tf.models.encoders import make_encoder
@@ -50,12 +52,14 @@ __all__ = [
     "Classifier",
     "Config",
     "Distiller",
+    "FeatureMonitor",
     "ProjectionHead",
     "ResNet",
     "SimCLR",
     "SimCLRAugment",
     "UserError",
     "WarmUpCosine",
+    "evaluate_features",
     "evaluation_dataset",
     "load_release_weights",
     "load_teacher",
@@ -70,6 +74,7 @@ _HOME = {
     "Classifier": "training.classifier",
     "Config": "config",
     "Distiller": "training.distiller",
+    "FeatureMonitor": "evaluation.monitor",
     "LARS": "optim.lars",
     "ProjectionHead": "models.heads",
     "ResNet": "models.resnet",
@@ -77,6 +82,7 @@ _HOME = {
     "SimCLRAugment": "augment.layer",
     "UserError": "errors",
     "WarmUpCosine": "optim.schedules",
+    "evaluate_features": "evaluation.protocols",
     "evaluation_dataset": "datasets.pipeline",
     "load_release_weights": "checkpoints.release",
     "load_teacher": "features.teacher",

@@ -144,6 +144,11 @@ class Settings:
     )
     resnet_depth: int = _flag(50, "Model", "Depth of the ResNet.", choices=RESNET_DEPTHS)
     width_multiplier: float = _flag(1.0, "Model", "Width of the ResNet; 0.25 too.", above=0)
+    resnet_stem: str = _flag(
+        "auto", "Model", "First layers of the ResNet: imagenet (7 x 7 of stride 2, then pooling), "
+        "cifar (3 x 3 of stride 1, four times the cost), or auto: cifar up to 32 pixels, as the "
+        "release.", choices=("auto", "imagenet", "cifar"),
+    )  # fmt: skip
     sk_ratio: float = _flag(
         0.0, "Model", "Ratio of selective kernels (v2: 0.0625). 0: none.", at_least=0
     )

@@ -61,8 +61,8 @@ class FeatureMonitor(keras.callbacks.Callback):
     """Adds figures of the representation to the logs of `fit`, every few epochs.
 
     They are in the history, in TensorBoard and in reach of `keras.callbacks.EarlyStopping`, where
-    that stands behind this callback. In epochs between two measurements the logs hold none of
-    them: give `EarlyStopping` as many epochs of patience.
+    that stands behind this callback. The first epoch is measured; between two measurements the
+    logs repeat the last.
 
     Args:
         bank: Batches of (images, labels) whose neighbours vote; without labels only the figures
@@ -92,11 +92,13 @@ class FeatureMonitor(keras.callbacks.Callback):
         self._bank, self._queries, self._every = bank, queries, every
         self._neighbours, self._temperature = neighbours, temperature
         self._encode: Callable[[Images], Features] | None = None
+        self._last: dict[str, float] = {}
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        if logs is None or (epoch + 1) % self._every:
-            return
-        logs.update(self.measure())
+        if epoch % self._every == 0 or not self._last:
+            self._last = self.measure()
+        if logs is not None:
+            logs.update(self._last)
 
     def measure(self) -> dict[str, float]:
         """Returns the figures of the model as it is."""

@@ -163,6 +163,15 @@ class WrappedEncoder(keras.Model):
         return cls(**{**config, "encoder": encoder})
 
 
+def _has_cifar_stem(stem: str, sides: tuple[int, int] | None) -> bool:
+    if stem not in ("auto", "imagenet", "cifar"):
+        raise UserError(
+            f"Expected resnet_stem to be auto, imagenet or cifar; received: {stem!r}. Choose one."
+        )
+    is_small = sides is not None and max(sides) <= CIFAR_STEM_SIDE
+    return is_small if stem == "auto" else stem == "cifar"
+
+
 def make_encoder(
     name: str = "resnet",
     *,
@@ -171,6 +180,7 @@ def make_encoder(
     weights: str | None = None,
     resnet_depth: int = 50,
     width_multiplier: float = 1.0,
+    resnet_stem: str = "auto",
     sk_ratio: float = 0.0,
     se_ratio: float = 0.0,
     batch_norm_decay: float = 0.9,
@@ -182,13 +192,14 @@ def make_encoder(
         name: `resnet` (the release's), `mlp` or `mlp:512,512`, a network of `keras.applications`
             with or without that prefix, or `keras_cv.NAME` (a backbone or a preset); letter case
             does not matter. A KerasCV preset named after its weights loads them.
-        image_size: Side or (height, width) in pixels; None: any. `resnet` has the small-image stem
-            up to 32 pixels.
+        image_size: Side or (height, width) in pixels; None: any.
         channels: Channels of the images.
         weights: None (random), `imagenet` (published; downloaded by Keras once) or the path of a
             weights file (of this encoder, or of the application without its top).
         resnet_depth: Depth of `resnet`.
         width_multiplier: Width of `resnet`.
+        resnet_stem: First layers of `resnet`: 'imagenet', 'cifar', or 'auto': the latter for images
+            of up to 32 pixels.
         sk_ratio: Selective kernels of `resnet`.
         se_ratio: Squeeze-and-excitation of `resnet`.
         batch_norm_decay: Decay of the moving statistics of `resnet` and `mlp`.
@@ -213,7 +224,7 @@ def make_encoder(
             width_multiplier=width_multiplier,
             sk_ratio=sk_ratio,
             se_ratio=se_ratio,
-            cifar_stem=sides is not None and max(sides) <= CIFAR_STEM_SIDE,
+            cifar_stem=_has_cifar_stem(resnet_stem, sides),
             batch_norm_momentum=batch_norm_decay,
             synchronized=global_bn,
             channels=channels,

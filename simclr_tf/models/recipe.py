@@ -18,7 +18,12 @@ _RELEASE_SETTINGS = (
 )  # fmt: skip
 # Fields that are no settings, and settings that early runs did not have.
 _NO_SETTINGS = {"channels", "num_classes"}
-_LATER_SETTINGS = {"encoder_weights", "lineareval_batch_norm", "lineareval_loss_weight"}
+_LATER_SETTINGS = {
+    "encoder_weights",
+    "lineareval_batch_norm",
+    "lineareval_loss_weight",
+    "resnet_stem",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +35,11 @@ class Recipe:
 
     Attributes:
         encoder: A name as `make_encoder` takes it, or a network that is built already.
-        image_size: Side of the images in pixels; a ResNet has one stem up to 32, another above.
+        image_size: Side of the images in pixels.
         channels: Channels of the images.
         resnet_depth: Depth of the encoder `resnet`.
         width_multiplier: Width of the encoder `resnet`.
+        resnet_stem: Its first layers: `imagenet`, `cifar`, or `auto`: by the image size.
         sk_ratio: Its selective kernels' ratio; 0: none.
         se_ratio: Its squeeze-and-excitation's ratio; 0: none.
         batch_norm_decay: Decay of the moving statistics.
@@ -64,6 +70,7 @@ class Recipe:
     channels: int = 3
     resnet_depth: int = 50
     width_multiplier: float = 1
+    resnet_stem: str = "auto"
     sk_ratio: float = 0
     se_ratio: float = 0
     batch_norm_decay: float = 0.9
@@ -118,6 +125,7 @@ class Recipe:
             weights=self.encoder_weights,
             resnet_depth=self.resnet_depth,
             width_multiplier=self.width_multiplier,
+            resnet_stem=self.resnet_stem,
             sk_ratio=self.sk_ratio,
             se_ratio=self.se_ratio,
             batch_norm_decay=self.batch_norm_decay,

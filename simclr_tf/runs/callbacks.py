@@ -70,6 +70,7 @@ class Progress(StepCallback):
         self._train_steps, self._batch_size, self._writer = train_steps, batch_size, writer
         self._bar: tqdm | None = None
         self._notes: dict[str, str] = {}
+        self.loss = math.nan  # mean of the contrastive loss since the last summary
 
     def note(self, name: str, value: float) -> None:
         """Shows a figure beside those of the steps from now on."""
@@ -101,6 +102,8 @@ class Progress(StepCallback):
             )
             if name in logs
         }
+        if "contrast_loss" in logs:
+            self.loss = _scalar(logs["contrast_loss"])
         if "loss" not in shown and "total_loss" in logs:
             shown["loss"] = f"{_scalar(logs['total_loss']):.3f}"
         self._bar.set_postfix({**shown, **self._notes}, refresh=False)

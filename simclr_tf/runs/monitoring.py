@@ -27,6 +27,8 @@ BEST = "best"  # folder of the best checkpoint
 SHARE = 0.03  # of the time of training, unless more is asked for
 _LEAST_IMAGES = 20
 _QUERY_SHARE = 0.2  # of the images; the others are the neighbours
+_NEAR_CHANCE = 0.95
+_BEGUN = 100  # steps
 _PASSES = 6  # what a training step does with an image: two views, each forward and back
 
 
@@ -211,6 +213,29 @@ def is_monitored(config: Config, source: ImageSource) -> bool:
         return False
     wanted = config.online_eval == "auto" and config.train_mode == "pretrain"
     return wanted or config.online_eval == "always" or watched != "none"
+
+
+def unlearned_line(loss: float, batch_size: int, step: int) -> str | None:
+    """Returns a warning where a run ends with the loss of a network that knows nothing.
+
+    Args:
+        loss: Mean contrastive loss of the last steps; NaN where there is none.
+        batch_size: Images a step, on all replicas.
+        step: Steps taken. A run that has hardly begun is not warned of.
+
+    Example:
+        >>> unlearned_line(9.7, 64, 1000)[:46]
+        'Warning: the contrastive loss ended at 9.700; '
+    """
+    # All similarities equal: each row chooses among 2N - 1 others, and there are two directions.
+    chance = 2 * math.log(max(2 * batch_size - 1, 1))
+    if step < _BEGUN or not loss > _NEAR_CHANCE * chance:
+        return None
+    return (
+        f"Warning: the contrastive loss ended at {loss:.3f}; a network that tells no images apart "
+        f"has 2 ln(2 x {batch_size} - 1) = {chance:.3f}. Nothing was learned: change the learning "
+        "rate, or the views if views.png shows nothing that they share."
+    )
 
 
 def _split(source: ImageSource, count: int, seed: int) -> tuple[ImageSource, ImageSource]:

@@ -10,6 +10,7 @@ from simclr_tf.datasets import folder_of
 from simclr_tf.datasets.apart import check_folder_apart
 from simclr_tf.devices import precision
 from simclr_tf.errors import UserError
+from simclr_tf.models.encoders import CIFAR_STEM_SIDE
 from simclr_tf.runs import building
 from simclr_tf.runs import folder as run_folder
 
@@ -50,13 +51,14 @@ def settle(config: Config) -> tuple[Config, list[str]]:
 
 def _stem_line(config: Config) -> str | None:
     """Returns a warning where a ResNet's first layers leave little of small images."""
-    if config.encoder != "resnet" or not SMALL_STEM < config.image_size <= _SMALL_IMAGE:
+    asked = config.encoder != "resnet" or config.resnet_stem != "auto"
+    if asked or not CIFAR_STEM_SIDE < config.image_size <= _SMALL_IMAGE:
         return None
     left = -(-config.image_size // 32)
     return (
-        f"Warning: at {config.image_size} pixels the ResNet begins with the stem for large images, "
-        f"which leaves {left} x {left} positions to its last blocks. Up to {SMALL_STEM} pixels it "
-        f"has the stem for small ones: --image_size={SMALL_STEM} may learn more."
+        f"Warning: at {config.image_size} pixels the ResNet has the stem for ImageNet's images, "
+        f"which leaves {left} x {left} positions to its last blocks. --resnet_stem=cifar may learn "
+        "more, at four times the cost; --resnet_stem=imagenet keeps it without this line."
     )
 
 

@@ -19,7 +19,13 @@ from simclr_tf.runs import folder as run_folder
 from simclr_tf.runs.batches import TrainingBatches, training_batches
 from simclr_tf.runs.callbacks import Checkpoints, Progress, SkippedSteps, StopOnNotFinite, Summaries
 from simclr_tf.runs.data import RunData, count_of, data_errors
-from simclr_tf.runs.monitoring import BEST, Gain, OnlineEvaluation, is_monitored
+from simclr_tf.runs.monitoring import (
+    BEST,
+    Gain,
+    OnlineEvaluation,
+    is_monitored,
+    unlearned_line,
+)
 from simclr_tf.runs.picturing import save_views
 from simclr_tf.runs.starting import start
 from simclr_tf.training.classifier import Classifier
@@ -158,12 +164,14 @@ def _fit(
             shuffle=False,  # the data set is already shuffled; Keras 3 would warn otherwise
             verbose=0,
         )
-    lines = [*source.notices(), skipped.line(), online.line() if online is not None else None]
+    lines = [
+        *source.notices(),
+        skipped.line(),
+        online.line() if online is not None else None,
+        unlearned_line(progress.loss, config.train_batch_size, progress.step),
+    ]
     for line in filter(None, lines):
         writer.say(line)
-    unlearned = unlearned_line(config, model, train_steps - first_step)
-    if unlearned is not None:
-        writer.say(unlearned)
     return progress.step
 
 
