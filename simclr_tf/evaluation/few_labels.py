@@ -7,7 +7,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from simclr_tf.evaluation.linear import MOST_ITERATIONS
+from simclr_tf.evaluation.linear import MOST_ITERATIONS, blas_threads
 
 SHARES = (0.01, 0.1)
 SHOTS = (1, 5, 10)
@@ -83,10 +83,11 @@ def few_label_accuracy(
     results: dict[str, FewLabels] = {}
     for name, drawn in draws.items():
         accuracies = []
-        for chosen in drawn:
-            probe = LogisticRegression(C=1 / penalty, max_iter=MOST_ITERATIONS)
-            probe.fit(known[chosen], train_labels[chosen])
-            accuracies.append(float(probe.score(unknown, test_labels)))
+        with blas_threads(known):
+            for chosen in drawn:
+                probe = LogisticRegression(C=1 / penalty, max_iter=MOST_ITERATIONS)
+                probe.fit(known[chosen], train_labels[chosen])
+                accuracies.append(float(probe.score(unknown, test_labels)))
         results[name] = {
             "labels": len(drawn[0]),
             "mean": float(np.mean(accuracies)),

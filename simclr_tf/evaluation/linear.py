@@ -77,7 +77,7 @@ def logistic_regression(
     classes = _check_classes(train_labels, num_classes)
     fit, held = validation_part(train_labels, seed)
     strongest_first = sorted(penalties, reverse=True)
-    with _threads(train_features):
+    with blas_threads(train_features):
         scaler = _scaler(train_features[fit])
         known, unknown = (scaler.transform(train_features[part]) for part in (fit, held))
         path = _fits(known, train_labels[fit], strongest_first)
@@ -215,7 +215,8 @@ def _scaler(features: np.ndarray) -> StandardScaler:
     return StandardScaler().fit(features)
 
 
-def _threads(features: np.ndarray) -> contextlib.AbstractContextManager[object]:
+def blas_threads(features: np.ndarray) -> contextlib.AbstractContextManager[object]:
+    """Limits small fits to one thread; several would only wait for each other."""
     from threadpoolctl import threadpool_limits  # scikit-learn's own
 
     return threadpool_limits(1 if features.size <= _ONE_THREAD else None, user_api="blas")

@@ -151,6 +151,8 @@ def _input_shape(call: object) -> tuple[int | None, ...]:
 
 
 def _image_size(path: str, shape: tuple[int | None, ...]) -> tuple[int, int] | None:
+    if len(shape) != 4:  # vectors, or volumes
+        return None
     sides = list(shape[1:3])
     card = os.path.join(path, _CARD)
     if None in sides and os.path.isfile(card):

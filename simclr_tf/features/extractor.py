@@ -107,6 +107,11 @@ def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> E
         UserError: Nothing there that can be loaded; no such endpoint; or the size is unknown.
     """
     exported = ExportedModel(path)
+    if len(exported.input_shape) != 4:
+        raise UserError(
+            f"Expected a model of images; received: {exported.path}, which takes inputs of shape "
+            f"{exported.input_shape}. Name an encoder of images."
+        )
     size = (image_size, image_size) if image_size else exported.image_size
     if size is None:
         raise UserError(

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from tiny_runs import TINY
 
 from simclr_tf import embed
 from simclr_tf.evaluate import main
+from simclr_tf.evaluation.protocols import PROTOCOLS
 from simclr_tf.run import main as train
 
 Evaluate = Callable[..., tuple[int, str, str]]
@@ -262,3 +266,31 @@ def test_features_that_are_hard(evaluate: Evaluate) -> None:
     assert "confusion" not in many["ridge"] and len(many["ridge"]["per_class"]["f1"]) == 1500
     constant = results(write("constant.npz", np.ones((40, 6)), labels))
     assert constant["health"]["collapsed"] is True
+
+
+@pytest.mark.one_lane
+def test_the_documentations_command(a_run: Path, evaluate: Evaluate) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (line,) = [
+        line for line in page.splitlines() if line.startswith("python -m simclr_tf.evaluate")
+    ]
+    shutil.copytree(a_run, "run")
+    assert evaluate(*shlex.split(line)[3:])[0] == 0
+    assert set(read("run/evaluation.json")["protocols"]) == set(PROTOCOLS) - {"sgd_probe"}
+    for name in PROTOCOLS:
+        assert f"| `{name}` |" in page
+
+
+@pytest.mark.one_lane
+@pytest.mark.parametrize("shape", [(12,), (4, 6, 6, 3)])
+def test_a_model_of_other_things_than_images(shape: tuple[int, ...], evaluate: Evaluate) -> None:
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, *shape])])
+        def __call__(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"final_avg_pool": tf.reshape(inputs, [tf.shape(inputs)[0], -1])}
+
+    tf.saved_model.save(Module(), "module")
+    code, _, err = evaluate("module", "--dataset=mnist_5k")
+    assert code == 2 and "Expected a model of images; received: module" in err
+    code = embed.main(["embed", "--saved_model=module", "--dataset=mnist_5k", "--output=f.npz"])
+    assert code == 2

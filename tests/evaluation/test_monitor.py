@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -89,3 +92,16 @@ def test_it_changes_no_step_of_training() -> None:
 def test_a_wrong_interval_is_refused() -> None:
     with pytest.raises(ValueError, match="every of at least 1"):
         FeatureMonitor(data(4, 0), data(4, 1), every=0)
+
+
+@pytest.mark.one_lane
+def test_the_documentations_script() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    model = small_model(num_classes=None)
+    model.compile(keras.optimizers.SGD(0.01))
+    images = tf.data.Dataset.from_tensor_slices(batch(16)[0]).batch(8)
+    names = {"model": model, "images": images, "bank": data(40, 0), "queries": data(20, 1)}
+    exec(code.replace("epochs=100", "epochs=2"), {**names, "keras": keras,
+                                                 "FeatureMonitor": FeatureMonitor})  # fmt: skip
+    assert len(model.history.history["knn_top_1"]) == 2
