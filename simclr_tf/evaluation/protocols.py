@@ -278,25 +278,26 @@ def headline(results: Mapping[str, Any]) -> Iterator[Figure]:
             for figure in _figures(name, found):
                 yield figure._replace(
                     protocol=figure.protocol.replace("_", " "),
-                    measure=figure.measure.replace("_", " "),
+                    measure=_NAMES.get(figure.measure, figure.measure.replace("_", " ")),
                 )
 
 
 def _figures(name: str, found: Mapping[str, Any]) -> list[Figure]:
     if name == "knn":
         return [
-            Figure(f"kNN, k = {row['k']}, T = {row['T']:g}", "top-1", row["top_1"])
+            Figure(f"kNN, k = {row['k']}, T = {row['T']:g}", "top_1", row["top_1"])
             for row in found["rows"]
         ]
     if name == "few_labels":
         return [
-            Figure(f"logistic regression, {kind}", "top-1", row["mean"], row["spread"])
+            Figure(f"logistic regression, {kind}", "top_1", row["mean"], row["spread"])
             for kind, row in found["rows"].items()
         ]
     measures: Sequence[str] = _MEASURES.get(name, list(found))
     return [Figure(name, m, found[m]) for m in measures if found.get(m) is not None]
 
 
+_NAMES = {"top_1": "top-1", "top_5": "top-5", "f1": "F1", "area_under_curve": "area under the ROC"}
 _CLASSIFIER = ("top_1", "top_5", "mean_per_class", "f1")
 _MEASURES = {
     "logistic_regression": _CLASSIFIER,

@@ -48,4 +48,9 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _cell(figure: Figure) -> str:
     spread = "" if figure.spread is None else f" +- {figure.spread:.3f}"
-    return f"{figure.value:.3f}{spread}"
+    return f"{figure_text(figure)}{spread}"
+
+
+def figure_text(figure: Figure) -> str:
+    """Returns a figure with three decimals, a large one with one."""
+    return f"{figure.value:.1f}" if abs(figure.value) >= 10 else f"{figure.value:.3f}"

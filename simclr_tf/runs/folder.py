@@ -11,9 +11,11 @@ from typing import Any
 
 from simclr_tf.config import Config, differences, unsaid
 from simclr_tf.errors import UserError
+from simclr_tf.files.csv_files import append_csv
 from simclr_tf.files.json_files import write_json
 
 FLAGS_FILE, RESULT_FILE = "flags.json", "result.json"
+TIME_FILE = "training_time.csv"
 
 
 def read_settings(model_dir: str) -> dict[str, Any] | None:
@@ -135,6 +137,23 @@ def write_results(model_dir: str, results: Mapping[str, float], step: int) -> No
     values = {**results, "global_step": float(step)}
     write_json(os.path.join(model_dir, RESULT_FILE), values)
     write_json(os.path.join(model_dir, f"result_{step}.json"), values)
+
+
+def write_time(config: Config, first_step: int, last_step: int, seconds: float) -> None:
+    """Adds a row to `training_time.csv`: what this process trained, and how long it took.
+
+    Args:
+        config: The run's settings.
+        first_step: Steps that were taken before.
+        last_step: Its last step.
+        seconds: Of training, with the compilation of its first step.
+    """
+    images = (last_step - first_step) * config.train_batch_size
+    row = {
+        "first_step": first_step, "last_step": last_step, "images": images,
+        "seconds": round(seconds, 3),
+    }  # fmt: skip
+    append_csv(os.path.join(str(config.model_dir), TIME_FILE), row)
 
 
 def prune_exports(folder: str, keep: int) -> None:

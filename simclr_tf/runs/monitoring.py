@@ -19,7 +19,8 @@ from simclr_tf.datasets.pipeline import evaluation_dataset
 from simclr_tf.devices.workers import joins_workers
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.monitor import FIGURES, inference, online_figures
-from simclr_tf.runs.callbacks import Progress, StepCallback, append_csv, trim_csv
+from simclr_tf.files.csv_files import append_csv, trim_csv
+from simclr_tf.runs.callbacks import Progress, StepCallback
 from simclr_tf.typing import Logs
 
 FILE = "online_evaluation.csv"

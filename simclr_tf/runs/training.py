@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -155,6 +156,7 @@ def _fit(
     ]
     if config.jit_compile or getattr(model.augment, "jit_compile", False):
         start_xla()
+    began = time.monotonic()
     with data_errors(source), contextlib.closing(progress):
         model.fit(
             batches,
@@ -164,6 +166,8 @@ def _fit(
             shuffle=False,  # the data set is already shuffled; Keras 3 would warn otherwise
             verbose=0,
         )
+    if writer.is_chief:
+        run_folder.write_time(config, first_step, progress.step, time.monotonic() - began)
     lines = [
         *source.notices(),
         skipped.line(),

@@ -30,20 +30,21 @@ ROWS = (
     "runs",
     "tf_hub_export",
     "timing examples reports",
-    "run embed evaluate import_release benchmark",
+    "run embed evaluate report import_release benchmark",
 )
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row.split()}
 HOME = Path(simclr_tf.__file__).parent
 # Commands: help and wrong arguments answer before TensorFlow is there.
-DOORS = ("run", "embed", "evaluate", "import_release", "benchmark", "examples.retrieve",
+DOORS = ("run", "embed", "evaluate", "report", "import_release", "benchmark", "examples.retrieve",
          "examples.segment", "tf_hub_export.__main__")  # fmt: skip
 # What they ask about arguments before TensorFlow is there.
 LIGHT = ("files.outputs", "config", "features.store", "features.files", "features.projector",
-         "evaluation.protocols")  # fmt: skip
+         "evaluation.protocols", "reports.record")  # fmt: skip
 # Slow or optional: imported where they are used.
 LATE = {
     "keras_cv", "tensorflow_addons", "tensorflow_datasets", "tensorflow_hub", "sklearn",
     "matplotlib", "PIL", "scipy", "tensorboard", "tqdm", "pyarrow", "tf2onnx", "onnxruntime",
+    "altair", "vl_convert",
 }  # fmt: skip
 
 
