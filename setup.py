@@ -83,17 +83,9 @@ PARQUET = [f"pyarrow>=14,<26{KERAS_2}", f"pyarrow>=14{KERAS_3}"]
 # The page of a run (python -m simclr_tf.report): charts, and the scripts that draw them offline.
 REPORT = ["altair>=5.4", "vl-convert-python>=1.7"]
 # Kinds of input rather than single cases: hypothesis draws them.
-TEST = [
-    "pytest>=7.4",
-    "pytest-xdist>=3.3",
-    "hypothesis>=6",
-    *HUB,
-    *ONNX,
-    *PARQUET,
-    *REPORT,
-    # Drives a Chromium that is installed beside it: hovering, choosing, console errors.
-    "playwright>=1.40",
-]
+TEST = ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6", *HUB, *ONNX, *PARQUET, *REPORT]
+# Drives a Chromium that is installed beside it: does a report's page work in a browser?
+BROWSER = ["playwright>=1.40"]
 
 # The documentation as a site (mkdocs.yml), with a reference made from the docstrings.
 DOCS = ["mkdocs>=1.6,<2", "mkdocstrings[python]>=0.26"]

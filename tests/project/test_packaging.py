@@ -79,7 +79,7 @@ def test_every_lane_gets_what_hub_and_tensorboard_import(
 
 def test_extras_are_the_documented_ones(arguments: dict[str, Any]) -> None:
     extras = arguments["extras_require"]
-    assert set(extras) == {"gpu", "hub", "onnx", "parquet", "docs", "test", "dev"}
+    assert set(extras) == {"gpu", "hub", "onnx", "parquet", "report", "docs", "test", "dev"}
     assert set(extras["test"]) | set(extras["docs"]) < set(extras["dev"])
 
 
