@@ -75,7 +75,8 @@ def test_every_preset_and_listed_flag_exists() -> None:
     flags = set(re.findall(r"--([a-z_]+)[=`\s)]", ALL))
     other_programs = {
         "upgrade", "logdir", "output", "export_dir", "format", "overwrite", "precision",
-        "saved_model", "split", "endpoint", "projector_dir", "deviations",
+        "saved_model", "split", "endpoint", "projector_dir", "deviations", "protocols",
+        "max_images", "test_split",
     }  # fmt: skip
     known = set(Config.__dataclass_fields__) | {"preset", "help", "flagfile"}
     assert flags - other_programs <= known
