@@ -51,7 +51,7 @@ COMMANDS = {
                           "--augmentations=crop,noise,sobel,rotate,affine,cutout,solarize"],
     "no projection": ["--proj_head_mode=none", "--mode=train_then_eval", "--image_size=40"],
     "ResNet": ["--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.125",
-               "--sk_ratio=0.0625", "--se_ratio=0.25", "--train_steps=1"],
+               "--sk_ratio=0.0625", "--se_ratio=0.25", "--train_steps=1", "--resnet_stem=imagenet"],
     "keras.applications": ["--encoder=keras.applications.MobileNet", "--image_size=32",
                            "--train_steps=1"],
 }  # fmt: skip
@@ -158,7 +158,8 @@ UNUSED = {
 def test_every_flag_is_used_by_a_command_here() -> None:
     here = Path(__file__)
     beside = (here.with_name(f"test_{name}.py") for name in ("command_line", "kinds_of_data"))
-    files = (here, *beside, Path(tiny_runs.__file__))
+    monitoring = here.parents[1] / "runs" / "test_monitoring.py"
+    files = (here, *beside, Path(tiny_runs.__file__), monitoring)
     text = "".join(file.read_text(encoding="utf-8") for file in files)
     used = set(re.findall(r'"--([a-z0-9_]+)[="]', text))
     known = {field.name for field in dataclasses.fields(Config)}

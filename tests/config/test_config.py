@@ -72,6 +72,7 @@ OURS = {
     "on_bad_image", "eval_fraction", "crop_area_min", "jit_compile", "eval_baselines",
     "lineareval_loss_weight", "lineareval_batch_norm", "micro_batch_size", "augment_jit_compile",
     "label_fraction", "label_seed", "teacher", "distill_temperature", "distill_labels_weight",
+    "online_eval", "online_eval_images", "early_stopping", "early_stopping_patience", "resnet_stem",
 }  # fmt: skip
 
 

@@ -128,6 +128,11 @@ def test_resnet_has_the_small_stem_up_to_32_pixels() -> None:
     large = make_encoder("resnet", image_size=33, resnet_depth=18, width_multiplier=0.25)
     assert isinstance(small, ResNet) and small.get_config()["cifar_stem"]
     assert not large.get_config()["cifar_stem"]
+    for stem, side in (("cifar", 64), ("imagenet", 16)):
+        chosen = make_encoder("resnet", image_size=side, resnet_depth=18, resnet_stem=stem)
+        assert chosen.get_config()["cifar_stem"] == (stem == "cifar")
+    with pytest.raises(UserError, match="Expected resnet_stem to be auto, imagenet or cifar"):
+        make_encoder("resnet", image_size=32, resnet_stem="small")
     assert small.input_shape[-1] == 1 and large.output_shape == (None, 128)
 
 

@@ -21,7 +21,12 @@ from simclr_tf.runs.callbacks import Progress
 from simclr_tf.runs.monitoring import Gain, OnlineEvaluation, unlearned_line
 from simclr_tf.runs.settling import _stem_line
 
-MEASURED = ["--online_eval=always", "--checkpoint_steps=2", "--keep_checkpoint_max=10"]
+MEASURED = [
+    "--online_eval=always",
+    "--online_eval_images=40",
+    "--checkpoint_steps=2",
+    "--keep_checkpoint_max=10",
+]
 
 
 def rows(folder: str = "run") -> list[dict[str, str]]:
