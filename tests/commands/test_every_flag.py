@@ -51,7 +51,8 @@ COMMANDS = {
                           "--augmentations=crop,noise,sobel,rotate,affine,cutout,solarize"],
     "no projection": ["--proj_head_mode=none", "--mode=train_then_eval", "--image_size=40"],
     "ResNet": ["--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.125",
-               "--sk_ratio=0.0625", "--se_ratio=0.25", "--train_steps=1", "--resnet_stem=imagenet"],
+               "--resnet_stem=imagenet", "--sk_ratio=0.0625", "--se_ratio=0.25",
+               "--train_steps=1"],
     "keras.applications": ["--encoder=keras.applications.MobileNet", "--image_size=32",
                            "--train_steps=1"],
 }  # fmt: skip
