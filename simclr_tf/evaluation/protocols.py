@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -248,68 +248,4 @@ _PROTOCOL_FUNCTIONS: dict[str, Callable[[Split, Split, int], dict[str, Any]]] = 
     "few_labels": _few_labels,
     "verification": _verification,
     "retrieval": _retrieval,
-}
-
-
-class Figure(NamedTuple):
-    """One cell of the table.
-
-    Attributes:
-        protocol: What was done, in words.
-        measure: What was measured.
-        value: The figure.
-        spread: Standard deviation over draws; None of a single one.
-    """
-
-    protocol: str
-    measure: str
-    value: float
-    spread: float | None = None
-
-
-def headline(results: Mapping[str, Any]) -> Iterator[Figure]:
-    """Yields what the table shows of the results.
-
-    Args:
-        results: What `evaluate_features` returned.
-    """
-    for name, found in results.items():
-        if "skipped" not in found:
-            for figure in _figures(name, found):
-                yield figure._replace(
-                    protocol=figure.protocol.replace("_", " "),
-                    measure=_NAMES.get(figure.measure, figure.measure.replace("_", " ")),
-                )
-
-
-def _figures(name: str, found: Mapping[str, Any]) -> list[Figure]:
-    if name == "knn":
-        return [
-            Figure(f"kNN, k = {row['k']}, T = {row['T']:g}", "top_1", row["top_1"])
-            for row in found["rows"]
-        ]
-    if name == "few_labels":
-        return [
-            Figure(f"logistic regression, {kind}", "top_1", row["mean"], row["spread"])
-            for kind, row in found["rows"].items()
-        ]
-    measures: Sequence[str] = _MEASURES.get(name, list(found))
-    return [Figure(name, m, found[m]) for m in measures if found.get(m) is not None]
-
-
-_NAMES = {"top_1": "top-1", "top_5": "top-5", "f1": "F1", "area_under_curve": "area under the ROC"}
-_CLASSIFIER = ("top_1", "top_5", "mean_per_class", "f1")
-_MEASURES = {
-    "logistic_regression": _CLASSIFIER,
-    "ridge": _CLASSIFIER,
-    "sgd_probe": _CLASSIFIER,
-    "verification": ("area_under_curve", "equal_error_rate", "accuracy"),
-    "health": (
-        "effective_rank",
-        "alpha",
-        "uniformity",
-        "spread",
-        "alignment",
-        "contrastive_accuracy",
-    ),
 }

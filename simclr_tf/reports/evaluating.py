@@ -185,38 +185,12 @@ def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
             "Leave --test_features away, or write features with python -m simclr_tf.embed."
         )
     opened = open_encoder(request.model, request.endpoint, request.image_size)
-    train_source, test_source = _open_data(request, opened, say)
-    extractors: dict[str, Embeds] = {THIS: opened.extract}
-    if request.baselines:
-        untrained = untrained_like(opened, request.seed)
-        if untrained is None:
-            say("No untrained encoder beside it: the SavedModel does not say how it was built.")
-        else:
-            extractors[UNTRAINED] = untrained
-        extractors[PIXELS] = image_features.RawPixels(opened.extract.image_size)
+    train_source, test_source = sources = _open_data(request, opened, say)
     before = checksum_of(opened.extract.variables)
-    results: dict[str, Any] = {}
-    for name, extract in extractors.items():
-        train, test = (
-            image_features.embed(s, extract, request.batch_size, f"{name}, {s.split}")
-            for s in (train_source, test_source)
-        )
-        views = None
-        if name == PIXELS:
-            train, test = image_features.without_equal_channels(train, test)
-        elif "health" in request.protocols:
-            views = image_features.two_views(test_source, extract, opened.settings, request.seed)
-        results[name] = evaluate_features(
-            train,
-            test,
-            [p for p in request.protocols if p != "sgd_probe"],
-            seed=request.seed,
-            views=views,
-            on_protocol=_announcing(say, name),
-        )
-        if "sgd_probe" in request.protocols and name == THIS:
-            say(f"{name}: {PROTOCOLS['sgd_probe']}")
-            results[name]["sgd_probe"] = sgd.probe_images(opened, train_source, test, request)
+    results = {
+        name: _evaluate_images(name, extract, sources, opened, request, say)
+        for name, extract in _extractors(opened, request, say).items()
+    }
     if checksum_of(opened.extract.variables) != before:
         raise RuntimeError("The encoder's weights changed while it was evaluated: a bug of ours.")
     for line in dict.fromkeys((*train_source.notices(), *test_source.notices())):
@@ -241,6 +215,49 @@ def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
         },
         "results": results,
     }
+
+
+def _extractors(opened: OpenedEncoder, request: EvaluationRequest, say: Say) -> dict[str, Embeds]:
+    """Returns what gives features of the images: the model, and what stands beside it."""
+    found: dict[str, Embeds] = {THIS: opened.extract}
+    if not request.baselines:
+        return found
+    untrained = untrained_like(opened, request.seed)
+    if untrained is None:
+        say("No untrained encoder beside it: the SavedModel does not say how it was built.")
+    else:
+        found[UNTRAINED] = untrained
+    return {**found, PIXELS: image_features.RawPixels(opened.extract.image_size)}
+
+
+def _evaluate_images(
+    name: str,
+    extract: Embeds,
+    sources: tuple[ImageSource, ImageSource],
+    opened: OpenedEncoder,
+    request: EvaluationRequest,
+    say: Say,
+) -> dict[str, Any]:
+    train, test = (
+        image_features.embed(s, extract, request.batch_size, f"{name}, {s.split}") for s in sources
+    )
+    views = None
+    if name == PIXELS:
+        train, test = image_features.without_equal_channels(train, test)
+    elif "health" in request.protocols:
+        views = image_features.two_views(sources[1], extract, opened.settings, request.seed)
+    found = evaluate_features(
+        train,
+        test,
+        [protocol for protocol in request.protocols if protocol != "sgd_probe"],
+        seed=request.seed,
+        views=views,
+        on_protocol=_announcing(say, name),
+    )
+    if "sgd_probe" in request.protocols and name == THIS:
+        say(f"{name}: {PROTOCOLS['sgd_probe']}")
+        found["sgd_probe"] = sgd.probe_images(opened, sources[0], test, request)
+    return found
 
 
 def _open_data(

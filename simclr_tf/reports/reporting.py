@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.protocols import Figure, headline
+from simclr_tf.evaluation.figures import Figure, headline
 from simclr_tf.files.atomic_file import new_file
 from simclr_tf.reports import charts
 from simclr_tf.reports.page import Page

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from simclr_tf.evaluation.protocols import Figure, headline
+from simclr_tf.evaluation.figures import Figure, headline
 
 _CELL = len("0.123 +- 0.012")
 

@@ -47,6 +47,10 @@ class StepCallback(keras.callbacks.Callback):
     def on_step(self, step: int, logs: Logs) -> None:
         """Called after each step with its number and the metrics since the last summary."""
 
+    def line(self) -> str | None:
+        """Returns what is to be said at the end of training; None: nothing."""
+        return None
+
 
 def _scalar(value: tf.Tensor) -> float:
     return float(np.mean(np.asarray(value)))

@@ -147,13 +147,17 @@ class OnlineEvaluation(StepCallback):
         shown = next(iter(figures))
         self._progress.note(shown, figures[shown])
         if self.gain.figure in figures:
+            before = self.gain.best_step
             if self.gain.add(step, figures[self.gain.figure]):
-                self._keep_best(step)
+                # A run that is killed before this step's checkpoint goes on from the one before.
+                save_weights(self.model, os.path.join(self._folder, BEST), step)
+                self._keep_of_best({before, step})
             if self.gain.is_over:
                 self.model.stop_training = True
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         self._writer.close()
+        self._keep_of_best({self.gain.best_step})
 
     def line(self) -> str | None:
         """Returns what was measured and what it cost; None where nothing was."""
@@ -175,13 +179,11 @@ class OnlineEvaluation(StepCallback):
             cost = elapsed * self._images / taken
         return self._spent + cost <= SHARE * elapsed
 
-    def _keep_best(self, step: int) -> None:
-        """Writes the weights to `best/`, then deletes those that were there before."""
+    def _keep_of_best(self, steps: set[int | None]) -> None:
         folder = os.path.join(self._folder, BEST)
-        save_weights(self.model, folder, step)
-        for name in os.listdir(folder):
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
             found = re.match(r"ckpt-(\d+)\.", name)
-            if found and int(found[1]) != step:
+            if found and int(found[1]) not in steps:
                 os.remove(os.path.join(folder, name))
 
 

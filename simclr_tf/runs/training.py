@@ -18,7 +18,14 @@ from simclr_tf.devices.quiet import start_xla
 from simclr_tf.files.writers import Writer
 from simclr_tf.runs import folder as run_folder
 from simclr_tf.runs.batches import TrainingBatches, training_batches
-from simclr_tf.runs.callbacks import Checkpoints, Progress, SkippedSteps, StopOnNotFinite, Summaries
+from simclr_tf.runs.callbacks import (
+    Checkpoints,
+    Progress,
+    SkippedSteps,
+    StepCallback,
+    StopOnNotFinite,
+    Summaries,
+)
 from simclr_tf.runs.data import RunData, count_of, data_errors
 from simclr_tf.runs.monitoring import (
     BEST,
@@ -132,28 +139,8 @@ def _fit(
 ) -> int:
     """Takes the steps from the first to the last, with their callbacks; returns the last."""
     first_step, train_steps = steps
-    epoch_steps = max(1, round(count_of(source) / config.train_batch_size))
-    checkpoint_steps = config.checkpoint_steps or config.checkpoint_epochs * epoch_steps
-    summary_due = _due(config.train_summary_steps or checkpoint_steps, train_steps)
-    pictured = save_views(config, model, source, first_step, writer)
     progress = Progress(first_step, train_steps, config.train_batch_size, writer)
-    skipped = SkippedSteps(first_step)
-    checkpoint_due = _due(checkpoint_steps, train_steps)
-    online = (
-        OnlineEvaluation(config, source, first_step, checkpoint_due, progress)
-        if monitored
-        else None
-    )
-    callbacks = [
-        progress,
-        # Before the others: no summary and no checkpoint of a step that is not finite.
-        StopOnNotFinite(first_step, train_steps, lambda: store.latest),
-        skipped,
-        Summaries(first_step, str(config.model_dir), summary_due, pictured, writer),
-        *([online] if online is not None else []),
-        # Last: a checkpoint says that all else of its step is written.
-        Checkpoints(first_step, store, checkpoint_due),
-    ]
+    callbacks = _callbacks(config, model, source, steps, store, writer, progress, monitored)
     if config.jit_compile or getattr(model.augment, "jit_compile", False):
         start_xla()
     began = time.monotonic()
@@ -170,13 +157,41 @@ def _fit(
         run_folder.write_time(config, first_step, progress.step, time.monotonic() - began)
     lines = [
         *source.notices(),
-        skipped.line(),
-        online.line() if online is not None else None,
+        *(callback.line() for callback in callbacks),
         unlearned_line(progress.loss, config.train_batch_size, progress.step),
     ]
     for line in filter(None, lines):
         writer.say(line)
     return progress.step
+
+
+def _callbacks(
+    config: Config,
+    model: SimCLR | Classifier,
+    source: ImageSource,
+    steps: tuple[int, int],
+    store: CheckpointStore,
+    writer: Writer,
+    progress: Progress,
+    monitored: bool,
+) -> list[StepCallback]:
+    first_step, train_steps = steps
+    epoch_steps = max(1, round(count_of(source) / config.train_batch_size))
+    checkpoint_steps = config.checkpoint_steps or config.checkpoint_epochs * epoch_steps
+    summary_due = _due(config.train_summary_steps or checkpoint_steps, train_steps)
+    checkpoint_due = _due(checkpoint_steps, train_steps)
+    pictured = save_views(config, model, source, first_step, writer)
+    found: list[StepCallback] = [
+        progress,
+        # Before the others: no summary and no checkpoint of a step that is not finite.
+        StopOnNotFinite(first_step, train_steps, lambda: store.latest),
+        SkippedSteps(first_step),
+        Summaries(first_step, str(config.model_dir), summary_due, pictured, writer),
+    ]
+    if monitored:
+        found.append(OnlineEvaluation(config, source, first_step, checkpoint_due, progress))
+    # Last: a checkpoint says that all else of its step is written.
+    return [*found, Checkpoints(first_step, store, checkpoint_due)]
 
 
 def _due(every: int, last: int) -> Callable[[int], bool]:
