@@ -75,6 +75,8 @@ def _evaluate(given: argparse.Namespace) -> None:
     for name in ("max_images", "seed"):
         if getattr(given, name) < 0:
             raise UserError(f"Expected --{name} of at least 0; received: {getattr(given, name)}.")
+    if given.seed >= 2**31:
+        raise UserError(f"Expected --seed below {2**31}; received: {given.seed}.")
     output = check_output_path("--output", _output(given), folder=False, overwrite=given.overwrite)
     start_tensorflow()
     from simclr_tf.reports.evaluating import EvaluationRequest, evaluate, table_of, write_evaluation

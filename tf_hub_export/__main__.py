@@ -60,9 +60,10 @@ def _export(given: argparse.Namespace) -> None:
     if given.format == "onnx":
         require_onnx()
     start_tensorflow()
+    from simclr_tf.files.json_files import read_json
     from tf_hub_export.comparison import CONVERTED
     from tf_hub_export.formats import export_model
-    from tf_hub_export.model_card import CARD_FILE, read_json
+    from tf_hub_export.model_card import CARD_FILE
     from tf_hub_export.sources import load_model
 
     model, details = load_model(given.checkpoint)

@@ -20,7 +20,9 @@ from simclr_tf.models.recipe import Recipe
 from simclr_tf.training.from_recipe import build_model
 from tf_hub_export.input_contract import input_contract
 from tf_hub_export.saved_model import endpoint_function
-from tf_hub_export.sources import load_model
+from tf_hub_export.sources import load_model, recorded
+
+_HEADS = ("proj_head", "logits")
 
 
 class OpenedEncoder(NamedTuple):
@@ -82,11 +84,13 @@ def open_checkpoint(
 def untrained_like(opened: OpenedEncoder, seed: int = 0) -> Extractor | None:
     """Returns the same encoder with fresh random weights; None where it can't be built.
 
+    Endpoints of the heads have no untrained twin: what they were built of is not kept.
+
     Args:
         opened: The trained one.
         seed: Of the weights. Keras's global seed is set to it.
     """
-    if opened.encoder is None:
+    if opened.encoder is None or opened.extract.endpoint.startswith(_HEADS):
         return None
     keras.utils.set_random_seed(seed)
     fresh = type(opened.encoder).from_config(opened.encoder.get_config())
@@ -128,14 +132,13 @@ def _extractor_of(
 def _beside_keras(path: str, extract: Extractor) -> OpenedEncoder:
     """Returns a SavedModel and the Keras model that our own exports hold beside it."""
     folder = find_export(path)
-    encoder, step = None, 0
-    settings: dict[str, Any] = {}
+    details = recorded(folder, 0)  # of the card: any generation of Keras reads it
+    encoder = None
     if os.path.isfile(os.path.join(folder, "model.keras")):
         # Written by the other generation of Keras it can't be read: the SavedModel can.
         with contextlib.suppress(UserError):
-            model, details = load_model(folder)
-            encoder, settings = model.encoder, details.get("settings") or {}
-            step = int(details.get("step") or 0)
+            encoder = load_model(folder)[0].encoder
+    settings, step = details.get("settings") or {}, int(details.get("step") or 0)
     return OpenedEncoder(extract, "SavedModel", settings, step, encoder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -10,7 +9,6 @@ from typing import Any, TypeAlias
 from tensorflow import keras
 
 from simclr_tf import __version__
-from simclr_tf.errors import UserError
 from simclr_tf.files.json_files import write_json
 from tf_hub_export.card_code import Card, use_lines
 from tf_hub_export.input_contract import InputContract
@@ -93,23 +91,6 @@ def write_card(folder: str, card: Card) -> None:
     write_json(os.path.join(folder, CARD_FILE), card)
     with open(os.path.join(folder, TEXT_FILE), "w", encoding="utf-8") as file:
         file.write(card_text(card))
-
-
-def read_json(path: str) -> dict[str, Any]:
-    """Returns what a JSON file such as `model.json` holds; an empty dict if it does not exist.
-
-    Raises:
-        UserError: The file is damaged.
-    """
-    if not os.path.exists(path):
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(
-            f"Expected a readable JSON file at {path}; received: {error}. Fix or remove it."
-        ) from error
 
 
 def card_text(card: Card) -> str:

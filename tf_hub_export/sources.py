@@ -9,16 +9,17 @@ from typing import Any
 
 from tensorflow import keras
 
-from simclr_tf.checkpoints.reader import StoredWeights
+from simclr_tf.checkpoints.reader import BEST, StoredWeights
 from simclr_tf.checkpoints.release import load_release_weights
 from simclr_tf.errors import UserError
+from simclr_tf.files.json_files import read_json
 from simclr_tf.files.load_failures import explain
 from simclr_tf.models.recipe import Recipe
 from simclr_tf.runs.folder import complete, read_settings
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.from_recipe import build_model
 from simclr_tf.training.simclr import SimCLR
-from tf_hub_export.model_card import CARD_FILE, DETAILS, read_json
+from tf_hub_export.model_card import CARD_FILE, DETAILS
 
 _HEAD = "supervised_head/linear_layer/dense/kernel"
 
@@ -45,11 +46,11 @@ def load_model(path: str) -> tuple[SimCLR | Classifier, dict[str, Any]]:
     in_export = os.path.join(path, "model.keras")
     if path.endswith(".keras") or os.path.isfile(in_export):
         file = in_export if os.path.isfile(in_export) else path
-        details = _recorded(path, 0) if os.path.isdir(path) else {}
+        details = recorded(path, 0) if os.path.isdir(path) else {}
         return _load_keras(file), details or {"source": os.path.basename(file)}
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     stored = StoredWeights(path)
-    details = _recorded(folder, stored.step)
+    details = recorded(folder, stored.step)
     if "encoder" in details.get("settings", {}):
         classes = stored.shapes[_HEAD][-1] if _HEAD in stored.shapes else None
         fresh = build_model(_recipe(details["settings"], classes, folder))
@@ -84,9 +85,11 @@ def _load_keras(path: str) -> SimCLR | Classifier:
     return build_model(Recipe(model, proj_head_mode="none"))
 
 
-def _recorded(folder: str, step: int) -> dict[str, Any]:
+def recorded(folder: str, step: int) -> dict[str, Any]:
     """Returns what a run's folder or an export records of its training."""
     settings = read_settings(folder)
+    if settings is None and os.path.basename(folder) == BEST:
+        return recorded(os.path.dirname(folder), step)
     if settings is None:
         card = read_json(os.path.join(folder, CARD_FILE))
         details = {name: card[name] for name in DETAILS if name in card}

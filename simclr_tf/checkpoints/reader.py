@@ -27,6 +27,8 @@ from simclr_tf.models.architecture import is_tf1, recognise, tf1_names
 from simclr_tf.models.recipe import Recipe
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+# Of a run with early stopping: the folder of its best checkpoint, and what says that it is one.
+BEST, WATCH = "best", "watch.json"
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # Below `model`, in the release's vocabulary. Keras lists a model's parts in further places
 # (`variables/0`, `layers/3`); a list called `layers` is the release's only in a block group.
@@ -145,6 +147,8 @@ class StoredWeights:
 def find_checkpoint(path: str) -> str:
     """Returns the checkpoint prefix for a folder, a prefix or a SavedModel folder.
 
+    Of a run with early stopping it is the best checkpoint, of others the newest.
+
     Raises:
         UserError: There is nothing that can be read.
     """
@@ -152,7 +156,9 @@ def find_checkpoint(path: str) -> str:
     if tf.io.gfile.isdir(path):
         if tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
             return os.path.join(path, "variables", "variables")
-        latest = newest_checkpoint(path)
+        best = os.path.join(path, BEST)
+        latest = newest_checkpoint(best) if _is_watched(best) else None
+        latest = latest or newest_checkpoint(path)
         if latest is not None:
             return latest
         raise UserError(
@@ -165,6 +171,10 @@ def find_checkpoint(path: str) -> str:
         f"Expected a checkpoint at {path}; found nothing there. "
         "Pass a folder, a prefix (as .../ckpt-100) or a SavedModel folder."
     )
+
+
+def _is_watched(folder: str) -> bool:
+    return bool(tf.io.gfile.exists(os.path.join(folder, WATCH)))
 
 
 def newest_checkpoint(folder: str) -> str | None:

@@ -16,7 +16,7 @@ _DEAD = 1e-6  # of the largest standard deviation of a dimension
 # Digits, 128 dimensions: trained, spread 0.5 and rank 30; untrained, 0.3 and 13; trained at a
 # learning rate that is far too high, 0.1 and 2.3.
 _COLLAPSED_SPREAD = 0.05
-_COLLAPSED_RANK, _COLLAPSED_RANK_SHARE = 2.0, 0.02
+_COLLAPSED_RANK = 3.0  # of features that could have ten times as much
 _LOW_RANK_SHARE = 0.05
 _DEAD_SHARE = 0.5
 
@@ -174,7 +174,7 @@ def verdict(health: Health) -> tuple[bool, str]:
     )
     if spread < _COLLAPSED_SPREAD:
         return True, f"Collapsed: all images have nearly the same features ({figures})."
-    if most > 4 and rank < max(_COLLAPSED_RANK, _COLLAPSED_RANK_SHARE * most):
+    if rank < min(_COLLAPSED_RANK, most / 10):
         return True, f"Collapsed: the features hardly leave one direction ({figures})."
     if rank < _LOW_RANK_SHARE * most or health.dead_dimensions > _DEAD_SHARE:
         return False, f"Partly collapsed: few of the dimensions are used ({figures})."

@@ -105,8 +105,8 @@ def ridge(
 ) -> LinearResult:
     """Ridge regression on one-hot labels in closed form: one decomposition serves every penalty.
 
-    Cheap enough to run while training: its cost is that of the eigenvectors of a (d, d) matrix,
-    and memory grows with d, not with N. Features are standardised. The penalty is chosen as in
+    Cheap enough to run while training: its cost is that of the eigenvectors of a (d, d) matrix.
+    Features are standardised. The penalty is chosen as in
     `logistic_regression`.
 
     Args:
@@ -133,12 +133,14 @@ def ridge(
     fit, held = validation_part(train_labels, seed)
     strongest_first = sorted(penalties, reverse=True)
     fitted = _RidgePath(train_features[fit], train_labels[fit], classes)
+    rows = fitted.project(train_features[held])
     by_penalty = {
-        p: float(np.mean(fitted.predict(train_features[held], p).argmax(1) == train_labels[held]))
+        p: float(np.mean(fitted.predict(rows, p).argmax(axis=1) == train_labels[held]))
         for p in strongest_first
     }
     best = max(strongest_first, key=lambda p: by_penalty[p])  # of equals the strongest
-    scores = _RidgePath(train_features, train_labels, classes).predict(test_features, best)
+    fitted = _RidgePath(train_features, train_labels, classes)
+    scores = fitted.predict(fitted.project(test_features), best)
     return LinearResult(scores, best, by_penalty[best], True)
 
 
@@ -162,18 +164,22 @@ class _RidgePath:
         self._values, self._vectors = np.linalg.eigh(gram)
         self._projected = self._vectors.T @ moment
 
-    def predict(self, features: np.ndarray, penalty: float) -> np.ndarray:
+    def project(self, features: np.ndarray) -> np.ndarray:
+        """Returns float64 (M, d): features along the eigenvectors, for `predict`."""
+        return self._scaler.transform(features) @ self._vectors
+
+    def predict(self, projected: np.ndarray, penalty: float) -> np.ndarray:
         """Returns float32 (M, classes)."""
         # Rounding leaves eigenvalues of no variance a little below zero.
         shrunk = self._projected / (np.maximum(self._values, 0)[:, None] + penalty)
-        weights = self._vectors @ shrunk
-        return (self._scaler.transform(features) @ weights + self._mean).astype(np.float32)
+        return (projected @ shrunk + self._mean).astype(np.float32)
 
 
 def validation_part(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns positions of the images to fit to and of those that choose.
+    """Returns positions of the images to fit to and of those that choose: a fifth of each class.
 
-    Where every class has five images or more, the parts hold the same shares of classes.
+    A class keeps at least one image to fit to. Where that leaves none to choose, all images do
+    both.
 
     Args:
         labels: (N,).
@@ -183,14 +189,22 @@ def validation_part(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarr
         >>> [len(part) for part in validation_part(np.zeros(10, int), seed=0)]
         [8, 2]
     """
-    from sklearn.model_selection import train_test_split
-
-    counts = np.unique(labels, return_counts=True)[1]
-    stratify = labels if counts.min() >= 1 / VALIDATION_SHARE else None
-    parts = train_test_split(
-        np.arange(len(labels)), test_size=VALIDATION_SHARE, random_state=seed, stratify=stratify
-    )
-    return np.sort(parts[0]), np.sort(parts[1])
+    draw = np.random.default_rng(seed)
+    held: list[np.ndarray] = []
+    left = []
+    for label in np.unique(labels):
+        members = draw.permutation(np.flatnonzero(labels == label))
+        count = int(VALIDATION_SHARE * len(members))
+        held.append(members[:count])
+        if not count:
+            left.append(members[1:])
+    # Small classes give what is missing together.
+    rest = draw.permutation(np.concatenate(left)) if left else np.zeros(0, int)
+    held.append(rest[: round(VALIDATION_SHARE * len(rest))])
+    chosen = np.sort(np.concatenate(held))
+    if not len(chosen):
+        return np.arange(len(labels)), np.arange(len(labels))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
 
 
 def _fits(

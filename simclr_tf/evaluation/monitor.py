@@ -46,11 +46,14 @@ def online_figures(
         return {}
     health = feature_health(features)
     figures = {name: getattr(health, name) for name in ("effective_rank", "spread", "uniformity")}
-    if labels is None:
+    if labels is None or not (labels >= 0).any():
         return figures
     known, known_labels = _collect(encoder, bank)
-    if known_labels is None or not np.isfinite(known).all():
+    if known_labels is None or not np.isfinite(known).all() or not (known_labels >= 0).any():
         return figures
+    # -1 is no class: the label is not known.
+    features, labels = features[labels >= 0], labels[labels >= 0]
+    known, known_labels = known[known_labels >= 0], known_labels[known_labels >= 0]
     k = min(neighbours, len(known))
     classes = int(max(known_labels.max(), labels.max())) + 1
     ((_, _, votes),) = knn_scores(known, known_labels, features, [k], [temperature], classes)

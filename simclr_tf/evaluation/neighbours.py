@@ -82,8 +82,13 @@ def nearest_by_cosine(
     # On vectors of length 1 the Euclidean distance ranks as the cosine does: |a - b|^2 = 2 - 2 s.
     # scikit-learn's Euclidean search works in blocks of a fixed size.
     search = NearestNeighbors(n_neighbors=count, metric="euclidean", algorithm="brute")
-    search.fit(unit_rows(train_features))
-    distance, nearest = search.kneighbors(unit_rows(test_features))
+    known, asked = unit_rows(train_features), unit_rows(test_features)
+    if not known.any(axis=1).all() or not asked.any(axis=1).all():
+        # A row of zeros has no direction: a cosine of 0 to all, also to another row of zeros.
+        known = np.concatenate([known, _is_zero(known), np.zeros((len(known), 1), "f")], axis=1)
+        asked = np.concatenate([asked, np.zeros((len(asked), 1), "f"), _is_zero(asked)], axis=1)
+    search.fit(known)
+    distance, nearest = search.kneighbors(asked)
     return (1 - np.square(distance) / 2).astype(np.float32), nearest
 
 
@@ -92,6 +97,10 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     rows = np.asarray(features, np.float32)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.maximum(length, np.finfo(np.float32).tiny)
+
+
+def _is_zero(rows: np.ndarray) -> np.ndarray:
+    return (~rows.any(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _vote(weights: np.ndarray, voted: np.ndarray, classes: int) -> np.ndarray:

@@ -62,15 +62,13 @@ def verification(
             for i in range(0, len(first), 65536)
         ]
     )
-    false_accepted, accepted, _ = roc_curve(same, cosine)
-    refused = 1 - accepted
-    crossing = int(np.argmin(np.abs(refused - false_accepted)))
+    false_accepted, accepted, _ = roc_curve(same, cosine, drop_intermediate=False)
     chooses = np.arange(len(same)) % 2 == 0  # pairs are in random order
     threshold = _best_threshold(cosine[chooses], same[chooses])
     return {
         "pairs": len(same),
         "area_under_curve": float(roc_auc_score(same, cosine)),
-        "equal_error_rate": float((refused[crossing] + false_accepted[crossing]) / 2),
+        "equal_error_rate": _crossing(false_accepted, 1 - accepted),
         "accuracy": float(np.mean((cosine[~chooses] >= threshold) == same[~chooses])),
         "threshold": threshold,
     }
@@ -153,6 +151,16 @@ def _draw(
     numbers = draw.choice(int(before[-1]), count, replace=False)
     image = np.searchsorted(before, numbers, side="right")
     return image, first_partner[image] + numbers - (before[image] - partners[image])
+
+
+def _crossing(rising: np.ndarray, falling: np.ndarray) -> float:
+    """Returns the value at which two curves meet, straight between their points."""
+    after = int(np.argmax(rising >= falling))
+    gap = falling - rising  # above 0 before the crossing, at most 0 after
+    if after == 0 or gap[after] == 0:
+        return float(rising[after])
+    share = gap[after - 1] / (gap[after - 1] - gap[after])
+    return float(rising[after - 1] + share * (rising[after] - rising[after - 1]))
 
 
 def _best_threshold(cosine: np.ndarray, same: np.ndarray) -> float:

@@ -6,6 +6,8 @@ from typing import TypedDict
 
 import numpy as np
 
+MOST_LISTED = 1000  # classes; a larger confusion matrix is no text file any more
+
 
 class Scores(TypedDict):
     """What `classification_scores` returns; per class in the order of the class ids."""
@@ -17,7 +19,7 @@ class Scores(TypedDict):
     recall: float
     f1: float
     per_class: dict[str, list[float]]
-    confusion: list[list[int]]
+    confusion: list[list[int]] | None
 
 
 def classification_scores(
@@ -36,7 +38,8 @@ def classification_scores(
         always 1), `mean_per_class` (mean of the accuracies within each class that occurs),
         `precision`, `recall` and `f1` (macro means over the classes that occur or are predicted,
         0 where undefined), the same for each class with its number of images (`support`), and the
-        `confusion` matrix, counts by true class (rows) and predicted class (columns).
+        `confusion` matrix, counts by true class (rows) and predicted class (columns); None of more
+        than 1,000 classes.
 
     Raises:
         ValueError: No image, or shapes that do not fit.
@@ -58,11 +61,14 @@ def classification_scores(
         )
     classes = class_scores.shape[1] if num_classes is None else num_classes
     predicted = class_scores.argmax(axis=1)
-    confusion = confusion_matrix(labels, predicted, labels=np.arange(classes))
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=np.arange(classes), zero_division=0
     )
-    occurs = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
+    occurs = (support + np.bincount(predicted, minlength=classes)) > 0
+    confusion = None
+    if classes <= MOST_LISTED:
+        matrix = confusion_matrix(labels, predicted, labels=np.arange(classes))
+        confusion = matrix.tolist()
     return {
         "top_1": float(np.mean(predicted == labels)),
         "top_5": top_k(labels, class_scores, 5),
@@ -76,7 +82,7 @@ def classification_scores(
             "f1": [float(x) for x in f1],
             "support": [int(x) for x in support],
         },
-        "confusion": confusion.tolist(),
+        "confusion": confusion,
     }
 
 

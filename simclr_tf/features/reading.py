@@ -11,6 +11,12 @@ import numpy as np
 from simclr_tf.errors import UserError
 from simclr_tf.features.files import EXTENSIONS
 
+# What NumPy, pyarrow and our own parsing raise of files that hold something else, or nothing.
+_UNREADABLE = (
+    OSError, EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError,
+    zipfile.BadZipFile,
+)  # fmt: skip
+
 
 class FeatureTable(NamedTuple):
     """Features of a data set.
@@ -57,7 +63,7 @@ def read_features(path: str) -> FeatureTable:
         )
     try:
         table = readers[extension](path)
-    except (OSError, KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(
             f"Expected a file of features at {path}; it can't be read ({reason}). "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from simclr_tf.errors import UserError
 from simclr_tf.files.atomic_file import new_file
@@ -32,6 +34,23 @@ def write_json(path: str, values: Mapping[str, object]) -> None:
     with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
         json.dump(values, file, indent=1, allow_nan=False)
         file.write("\n")
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Returns what a JSON file such as `model.json` holds; an empty dict if it does not exist.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Expected a readable JSON file at {path}; received: {error}. Fix or remove it."
+        ) from error
 
 
 def _not_finite(value: object, place: str) -> Iterator[tuple[str, float]]:

@@ -15,12 +15,11 @@ from simclr_tf import __version__
 from simclr_tf.datasets import ImageSource, open_source
 from simclr_tf.devices.process_state import isolated
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.linear import validation_part
 from simclr_tf.evaluation.protocols import DEFAULT, PROTOCOLS, Split, evaluate_features
 from simclr_tf.features.extractor import Embeds
-from simclr_tf.features.reading import FeatureTable, is_feature_file, read_features
+from simclr_tf.features.reading import is_feature_file
 from simclr_tf.files.json_files import write_json
-from simclr_tf.reports import image_features, sgd
+from simclr_tf.reports import feature_tables, image_features, sgd
 from simclr_tf.reports.tables import results_table
 from tf_hub_export.extractors import OpenedEncoder, checksum_of, open_encoder, untrained_like
 
@@ -128,19 +127,12 @@ def _evaluate_file(request: EvaluationRequest, say: Say) -> dict[str, Any]:
             "Expected a model for sgd_probe, which augments images; received: a file of features. "
             "Leave it out of --protocols."
         )
-    table = read_features(request.model)
-    if request.test_features is not None:
-        test = read_features(request.test_features)
-        train = table
-        if train.class_names and test.class_names and train.class_names != test.class_names:
-            raise UserError(
-                f"Expected the same classes in both files; received: {len(train.class_names)} and "
-                f"{len(test.class_names)} names that differ. Embed both with one data set."
-            )
-    else:
-        train, test = _halves(table, request.seed)
+    train, test = feature_tables.read_parts(
+        request.model, request.test_features, request.max_images, request.seed
+    )
+    if request.test_features is None:
         say("No --test_features: a fifth of the images is held out for the test.")
-    train, test = (_at_most(part, request) for part in (train, test))
+    _say_shared(train.features, test.features, say)
     results = evaluate_features(
         Split(train.features, train.labels),
         Split(test.features, test.labels),
@@ -159,23 +151,13 @@ def _announcing(say: Say, kind: str) -> Callable[[str], None]:
     return lambda protocol: say(f"{kind}: {PROTOCOLS[protocol]}")
 
 
-def _halves(table: FeatureTable, seed: int) -> tuple[FeatureTable, FeatureTable]:
-    count = len(table.features)
-    if count < 2:
-        raise UserError(f"Expected two images or more in the file; received: {count}.")
-    labels = np.zeros(count, np.int64) if table.labels is None else table.labels
-    fit, held = validation_part(labels, seed)
-    return _rows(table, fit), _rows(table, held)
-
-
-def _rows(table: FeatureTable, rows: np.ndarray) -> FeatureTable:
-    labels = None if table.labels is None else table.labels[rows]
-    return FeatureTable(table.features[rows], labels, table.class_names)
-
-
-def _at_most(table: FeatureTable, request: EvaluationRequest) -> FeatureTable:
-    chosen = image_features.drawn(len(table.features), request.max_images, request.seed)
-    return table if chosen is None else _rows(table, chosen)
+def _say_shared(train: np.ndarray, test: np.ndarray, say: Say) -> None:
+    shared = feature_tables.count_shared(train, test)
+    if 20 * shared > len(test):
+        say(
+            f"Warning: {shared:,} of {len(test):,} test images have the features of a training "
+            "image. If the splits share images, accuracies are too high."
+        )
 
 
 def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
@@ -204,7 +186,7 @@ def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
             "step": opened.step,
             "endpoint": request.endpoint,
             "image_size": list(extract.image_size),
-            "transparent": extract.transparent,
+            "transparent": request.transparent or extract.transparent,
             "encoder_unchanged": True,
         },
         "data": {
@@ -224,7 +206,7 @@ def _extractors(opened: OpenedEncoder, request: EvaluationRequest, say: Say) -> 
         return found
     untrained = untrained_like(opened, request.seed)
     if untrained is None:
-        say("No untrained encoder beside it: the SavedModel does not say how it was built.")
+        say("No untrained encoder beside it: nothing says how this endpoint was built.")
     else:
         found[UNTRAINED] = untrained
     return {**found, PIXELS: image_features.RawPixels(opened.extract.image_size)}
@@ -241,6 +223,8 @@ def _evaluate_images(
     train, test = (
         image_features.embed(s, extract, request.batch_size, f"{name}, {s.split}") for s in sources
     )
+    if name == THIS:
+        _say_shared(train.features, test.features, say)
     views = None
     if name == PIXELS:
         train, test = image_features.without_equal_channels(train, test)
@@ -267,10 +251,11 @@ def _open_data(
     settings.update(
         {
             name: getattr(request, name)
-            for name in ("dataset", "data_dir", "eval_fraction", "transparent")
+            for name in ("dataset", "data_dir", "eval_fraction")
             if getattr(request, name, None) is not None
         }
     )
+    settings["transparent"] = request.transparent or opened.extract.transparent
     if request.dataset is not None:  # nothing that the run says of other data holds
         settings["data_dir"] = request.data_dir
     dataset = settings.pop("dataset")

@@ -97,17 +97,15 @@ def two_views(
     some = source if chosen is None else source.subset(chosen)
     count = some.num_examples or 0
     height, width = extract.image_size
-    augment = SimCLRAugment(**_options(settings, max(height, width)))
+    augment = SimCLRAugment(**_options(settings, (height, width)))
     parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     batch = min(64, count)
     batches = training_dataset(some, batch_size=batch, image_size=max(height, width), seed=seed)
     with some.user_errors():
         for number, (inputs, *_) in enumerate(batches.take(max(1, count // batch))):
             for view, part in enumerate(parts):
-                images = augment(inputs, seed=tf.constant([seed + view, number], tf.int32))
-                if tuple(images.shape[1:3]) != (height, width):
-                    images = tf.image.resize(images, (height, width))
-                part.append(extract(images))
+                drawn_by = tf.constant([seed, 2 * number + view], tf.int32)
+                part.append(extract(augment(inputs, seed=drawn_by)))
     first, second = (_vectors(np.concatenate(part)) for part in parts)
     return first, second
 
@@ -129,7 +127,7 @@ def drawn(count: int, most: int, seed: int) -> np.ndarray | None:
     return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
-def _options(settings: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+def _options(settings: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
     if "augmentations" not in settings:
         return {"image_size": image_size}
     known = Config.__dataclass_fields__

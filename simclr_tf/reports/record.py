@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from simclr_tf.errors import UserError
+from simclr_tf.files.json_files import read_json
 
 SETTINGS = "flags.json"
 
@@ -104,25 +104,15 @@ def read_record(folder: str) -> RunRecord:
     return RunRecord(
         folder=folder,
         name=os.path.basename(os.path.abspath(folder)),
-        settings=_json(beside(SETTINGS)),
-        results=_json(beside("result.json")),
-        comparison=_json(beside("comparison.json")),
-        evaluation=_json(beside("evaluation.json")),
+        settings=read_json(beside(SETTINGS)),
+        results=read_json(beside("result.json")),
+        comparison=read_json(beside("comparison.json")),
+        evaluation=read_json(beside("evaluation.json")),
         metrics=_table(beside("metrics.csv")),
         online=_table(beside("online_evaluation.csv")),
         times=_table(beside("training_time.csv")),
         views=_picture(beside("views.png")),
     )
-
-
-def _json(path: str) -> dict[str, Any]:
-    if not os.path.exists(path):
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(f"Expected JSON in {path}; received: {error}. Remove or fix it.") from error
 
 
 def _table(path: str) -> list[Row]:

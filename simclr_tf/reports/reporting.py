@@ -157,7 +157,8 @@ def _evaluation(page: Page, records: Sequence[RunRecord]) -> None:
             page.section(
                 heading,
                 f"Frozen features of {data.get('dataset', 'a file')}: classifiers fitted to "
-                f"{data.get('train_images'):,} images, scored on {data.get('test_images'):,}.",
+                f"{data.get('train_images'):,} images, scored on {data.get('test_images'):,}."
+                + _stale(record),
             )
             columns = {kind: _figures(record, kind) for kind in results}
             keys = dict.fromkeys(key for column in columns.values() for key in column)
@@ -178,6 +179,14 @@ def _evaluation(page: Page, records: Sequence[RunRecord]) -> None:
             page.table(["features", *names], rows, caption="test accuracy")
         elif len(records) == 1:
             page.section(heading, "Not evaluated yet; the command stands at the end.")
+
+
+def _stale(record: RunRecord) -> str:
+    """Says where the evaluation is of another step than the run's last."""
+    step = record.evaluation.get("model", {}).get("step")
+    if not step or step == record.last_step:
+        return ""
+    return f" Of step {step:,}; the run has reached step {record.last_step:,}."
 
 
 def _figures(record: RunRecord, kind: str = "this model") -> dict[tuple[str, str], Figure]:

@@ -68,13 +68,17 @@ def read_samples(folder: str, settings: Mapping[str, Any], seed: int = 0) -> Sam
     names = source.class_names
     labels = None
     if "label" in joined:
-        labels = [names[i] if names else str(i) for i in joined["label"].tolist()]
+        known = joined["label"].tolist()
+        labels = ["no label" if i < 0 else names[i] if names else str(i) for i in known]
     queries, neighbours = _neighbours(features, joined.get("label"), seed)
     files = some.file_names()
     return Samples(
         pictures=[_png(picture) for picture in joined["thumbnail"]],
         labels=labels,
-        names=[files[i] if files is not None else f"number {i}" for i in joined["index"].tolist()],
+        names=[
+            files[i] if files is not None else f"number {i if chosen is None else chosen[i]}"
+            for i in joined["index"].tolist()
+        ],
         places=_map(features, seed),
         queries=queries,
         neighbours=neighbours,

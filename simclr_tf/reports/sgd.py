@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tensorflow as tf
 
 from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.datasets import ImageSource
 from simclr_tf.datasets.pipeline import training_dataset
+from simclr_tf.errors import UserError
 from simclr_tf.evaluation.linear import validation_part
-from simclr_tf.evaluation.protocols import Split, summary
+from simclr_tf.evaluation.protocols import Split
 from simclr_tf.evaluation.scores import classification_scores
 from simclr_tf.evaluation.sgd_probe import LEARNING_RATE, sgd_probe
 from simclr_tf.reports.image_features import embed
+from simclr_tf.typing import Features
 from tf_hub_export.extractors import OpenedEncoder
 
 if TYPE_CHECKING:
@@ -38,25 +41,31 @@ def probe_images(
     if not train.labelled or not len(known.features):
         return {"skipped": "no labels"}
     labels = train.read_labels()
-    if len(np.unique(labels)) < 2:
-        return {"skipped": "the training images are of one class"}
-    fit, held = validation_part(labels, request.seed)
-    fitted, validation = train.subset(fit), train.subset(held)
+    whose = np.flatnonzero(labels >= 0)  # -1: not known
+    if len(np.unique(labels[whose])) < 2:
+        return {"skipped": "the training images are not of two classes"}
+    fit, held = (whose[part] for part in validation_part(labels[whose], request.seed))
+    try:
+        fitted, validation = train.subset(fit), train.subset(held)
+    except UserError as error:  # too many records of a TFDS data set to choose from
+        return {"skipped": str(error)}
     count = len(fit)
     batch = min(request.sgd_batch_size, count)
     extract = opened.extract
-    side = max(extract.image_size)
+    height, width = extract.image_size
     names = str(opened.settings.get("augmentations", "crop,flip")).split(",")
     # Where training left flips out (digits, letters) they would make other images of them.
     augmentations = [name for name in ("crop", "flip") if name in names]
-    augment = SimCLRAugment(side, augmentations=augmentations, seed=request.seed)
+    augment = SimCLRAugment((height, width), augmentations=augmentations, seed=request.seed)
     known_held = embed(validation, extract, request.batch_size, "validation part")
     assert known_held.labels is not None and known.labels is not None
     classes = int(max(labels.max(), known.labels.max())) + 1
     with _progress(request.sgd_epochs) as bar:
         probe = sgd_probe(
-            extract.features,
-            training_dataset(fitted, batch_size=batch, image_size=side, seed=request.seed),
+            lambda images: pool(extract.features(images)),
+            training_dataset(
+                fitted, batch_size=batch, image_size=max(height, width), seed=request.seed
+            ),
             (known_held.features, known_held.labels),
             known.features,
             num_classes=classes,
@@ -83,7 +92,12 @@ def probe_images(
         "chosen_by": "a fifth of the training images, which are not trained on",
     }
     best = classification_scores(known.labels, probe.class_scores[probe.best])
-    return {"settings": settings, **summary(dict(best)), "heads": rows}
+    return {"settings": settings, **best, "heads": rows}
+
+
+def pool(features: Features) -> Features:
+    """Returns maps (N, h, w, d) averaged over space; vectors as they are."""
+    return tf.reduce_mean(features, axis=(1, 2)) if len(features.shape) == 4 else features
 
 
 def _progress(epochs: int) -> Any:

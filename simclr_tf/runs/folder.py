@@ -156,6 +156,14 @@ def write_time(config: Config, first_step: int, last_step: int, seconds: float) 
     append_csv(os.path.join(str(config.model_dir), TIME_FILE), row)
 
 
+def drop_exports_after(model_dir: str, step: int) -> None:
+    """Deletes the exports of later steps than `step`."""
+    folder = os.path.join(model_dir, "saved_model")
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        if name.isdigit() and int(name) > step:
+            shutil.rmtree(os.path.join(folder, name))
+
+
 def prune_exports(folder: str, keep: int) -> None:
     """Deletes all but the newest `keep` numbered exports; 0 keeps all."""
     steps = sorted(

@@ -2,80 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-import re
 import time
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.checkpoints.store import save_weights
 from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource
 from simclr_tf.datasets.pipeline import evaluation_dataset
 from simclr_tf.devices.workers import joins_workers
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.monitor import FIGURES, inference, online_figures
+from simclr_tf.evaluation.monitor import inference, online_figures
 from simclr_tf.files.csv_files import append_csv, trim_csv
 from simclr_tf.runs.callbacks import Progress, StepCallback
+from simclr_tf.runs.gain import FILE, Gain
 from simclr_tf.typing import Logs
 
-FILE = "online_evaluation.csv"
-BEST = "best"  # folder of the best checkpoint
 SHARE = 0.03  # of the time of training, unless more is asked for
 _LEAST_IMAGES = 20
 _QUERY_SHARE = 0.2  # of the images; the others are the neighbours
 _NEAR_CHANCE = 0.95
 _BEGUN = 100  # steps
 _PASSES = 6  # what a training step does with an image: two views, each forward and back
-
-
-class Gain:
-    """Which step was the best so far, and whether that is too long ago.
-
-    Args:
-        figure: What `early_stopping` watches; 'none' never ends a run.
-        patience: Measurements without gain after which it does.
-
-    Attributes:
-        best_step: Step of the best value; None before the first.
-    """
-
-    def __init__(self, figure: str, patience: int) -> None:
-        self.figure, self._patience = figure, patience
-        self.best_step: int | None = None
-        self.best = math.nan
-        self._since = 0
-
-    @classmethod
-    def of_run(cls, config: Config) -> Gain:
-        """Returns what the run in `model_dir` has recorded up to now."""
-        gain = cls(config.early_stopping, config.early_stopping_patience)
-        path = os.path.join(str(config.model_dir), FILE)
-        if gain.figure != "none" and os.path.exists(path):
-            with open(path, newline="") as file:
-                for row in csv.DictReader(file):
-                    if row.get(gain.figure):
-                        gain.add(int(row["step"]), float(row[gain.figure]))
-        return gain
-
-    def add(self, step: int, value: float) -> bool:
-        """Takes note of a value; returns whether it is the best so far."""
-        larger_is_better = FIGURES[self.figure]
-        better = value > self.best if larger_is_better else value < self.best
-        if self.best_step is None or better:
-            self.best_step, self.best, self._since = step, value, 0
-            return True
-        self._since += 1
-        return False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the run has gained nothing for too long."""
-        return self.figure != "none" and self._since >= self._patience
 
 
 class OnlineEvaluation(StepCallback):
@@ -122,7 +73,7 @@ class OnlineEvaluation(StepCallback):
         self.count = 0
         # An interrupted run repeats the steps since its last checkpoint.
         trim_csv(os.path.join(self._folder, FILE), first_step)
-        self.gain = Gain.of_run(config)
+        self.gain = Gain.begin(config, first_step)
         self._writer = tf.summary.create_file_writer(self._folder)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -149,15 +100,14 @@ class OnlineEvaluation(StepCallback):
         if self.gain.figure in figures:
             before = self.gain.best_step
             if self.gain.add(step, figures[self.gain.figure]):
-                # A run that is killed before this step's checkpoint goes on from the one before.
-                save_weights(self.model, os.path.join(self._folder, BEST), step)
-                self._keep_of_best({before, step})
+                self.gain.keep(self.model, self._folder, before)
             if self.gain.is_over:
                 self.model.stop_training = True
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         self._writer.close()
-        self._keep_of_best({self.gain.best_step})
+        if self.gain.best_step is not None:
+            self.gain.forget_all_but({self.gain.best_step}, self._folder)
 
     def line(self) -> str | None:
         """Returns what was measured and what it cost; None where nothing was."""
@@ -178,13 +128,6 @@ class OnlineEvaluation(StepCallback):
             taken = (step - self._first_step) * self._config.train_batch_size * _PASSES
             cost = elapsed * self._images / taken
         return self._spent + cost <= SHARE * elapsed
-
-    def _keep_of_best(self, steps: set[int | None]) -> None:
-        folder = os.path.join(self._folder, BEST)
-        for name in os.listdir(folder) if os.path.isdir(folder) else ():
-            found = re.match(r"ckpt-(\d+)\.", name)
-            if found and int(found[1]) not in steps:
-                os.remove(os.path.join(folder, name))
 
 
 def is_monitored(config: Config, source: ImageSource) -> bool:

@@ -11,15 +11,18 @@ from simclr_tf.devices.strategy import make_strategy
 from simclr_tf.errors import UserError
 from simclr_tf.files.writers import Writer
 from simclr_tf.optim.schedules import get_train_steps
+from simclr_tf.runs import folder as run_folder
 from simclr_tf.runs.building import build
 from simclr_tf.runs.comparison import compare_with_baselines
 from simclr_tf.runs.data import count_of, open_data
 from simclr_tf.runs.evaluating import Evaluator
 from simclr_tf.runs.exporting import ExportFunction
 from simclr_tf.runs.following import follow
-from simclr_tf.runs.monitoring import Gain
+from simclr_tf.runs.gain import Gain, take_best
 from simclr_tf.runs.settling import settle, slow_precision
 from simclr_tf.runs.training import train
+from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
 
 
 def train_and_evaluate(config: Config, export_fn: ExportFunction) -> dict[str, float]:
@@ -77,15 +80,33 @@ def _run(config: Config, export_fn: ExportFunction) -> dict[str, float]:
         return {}
     evaluator = Evaluator(config, model, data, export_fn, writer)
     if config.mode == "eval":
-        return follow(
-            str(config.model_dir),
-            model,
-            evaluator.evaluate,
-            train_steps,
-            writer,
-            has_stopped=lambda: Gain.of_run(config).is_over,
-        )
+        return _follow(config, model, evaluator, train_steps, writer)
     step = train(config, model, data, train_steps, strategy, writer)
     results = evaluator.evaluate(step)
     compare_with_baselines(config, model, data, results, writer)
     return results
+
+
+def _follow(
+    config: Config,
+    model: SimCLR | Classifier,
+    evaluator: Evaluator,
+    train_steps: int,
+    writer: Writer,
+) -> dict[str, float]:
+    """Evaluates checkpoints as they come; last, with early stopping, the best."""
+    folder = str(config.model_dir)
+    results = follow(
+        folder,
+        model,
+        evaluator.evaluate,
+        train_steps,
+        writer,
+        has_stopped=lambda: Gain.of_folder(folder).is_over,
+    )
+    step = take_best(model, folder, train_steps, writer)
+    if step == train_steps:
+        return results
+    # The newest export is what other commands take: the best.
+    run_folder.drop_exports_after(folder, step)
+    return evaluator.evaluate(step)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from simclr_tf.checkpoints.loading import load_weights
 from simclr_tf.checkpoints.store import CheckpointStore
 from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource
@@ -27,13 +26,8 @@ from simclr_tf.runs.callbacks import (
     Summaries,
 )
 from simclr_tf.runs.data import RunData, count_of, data_errors
-from simclr_tf.runs.monitoring import (
-    BEST,
-    Gain,
-    OnlineEvaluation,
-    is_monitored,
-    unlearned_line,
-)
+from simclr_tf.runs.gain import Gain, take_best
+from simclr_tf.runs.monitoring import OnlineEvaluation, is_monitored, unlearned_line
 from simclr_tf.runs.picturing import save_views
 from simclr_tf.runs.starting import start
 from simclr_tf.training.classifier import Classifier
@@ -77,27 +71,12 @@ def train(
     _claim_folder(config, data, writer)
     if batches is None:
         writer.say(f"Already trained to step {first_step} of {train_steps}.")
-        return _best(config, model, first_step, writer)
+        return take_best(model, str(config.model_dir), first_step, writer)
     writer.say(_announcement(config, data.train, first_step, train_steps, strategy))
     last = _fit(
         config, model, data.train, batches, (first_step, train_steps), store, writer, monitored
     )
-    return _best(config, model, last, writer)
-
-
-def _best(config: Config, model: SimCLR | Classifier, last_step: int, writer: Writer) -> int:
-    """Returns the last step; with `early_stopping` the best, whose weights it then loads."""
-    gain = Gain.of_run(config)
-    if gain.best_step is None:
-        return last_step
-    folder = os.path.join(str(config.model_dir), BEST)
-    load_weights(model, os.path.join(folder, f"ckpt-{gain.best_step}"))
-    ended = f"Stopped at step {last_step}, " if gain.is_over else ""
-    writer.say(
-        f"{ended}{gain.figure} was best at step {gain.best_step} ({gain.best:.3f}): taking the "
-        f"weights of {folder}."
-    )
-    return gain.best_step
+    return take_best(model, str(config.model_dir), last, writer)
 
 
 def _claim_folder(config: Config, data: RunData, writer: Writer) -> None:

@@ -153,7 +153,7 @@ def test_runs_that_are_none_or_broken(runs: Path, report: Report, tmp_path: Path
     assert code == 2 and "'digits' twice" in err
     Path("copy/digits/evaluation.json").write_text("{")
     code, _, err = report("copy/digits")
-    assert code == 2 and "Expected JSON in copy/digits/evaluation.json" in err
+    assert code == 2 and "Expected a readable JSON file at copy/digits/evaluation.json" in err
     Path("copy/digits/evaluation.json").unlink()
     shutil.rmtree("copy/digits/saved_model")
     for path in Path("copy/digits").glob("ckpt*"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -99,5 +101,26 @@ def test_the_parts_have_the_same_classes() -> None:
     assert len(held) == 20 and sorted([*fit, *held]) == list(range(100))
     assert np.bincount(labels[held]).tolist() == [4] * 5
     assert (held != linear.validation_part(labels, 1)[1]).any()
-    few = np.array([0, 0, 0, 1])  # too few of a class to be shared out
-    assert sum(map(len, linear.validation_part(few, 0))) == 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 10**6))
+def test_every_class_keeps_images_to_fit_to(counts: list[int], seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)) * 3, counts)
+    fit, held = linear.validation_part(labels, seed)
+    assert set(labels[fit]) == set(labels)
+    if len(held) < len(labels):
+        assert sorted([*fit, *held]) == list(range(len(labels)))
+        assert len(held) <= len(labels) / 3 + 1
+    for label, count in zip(np.unique(labels), counts, strict=True):
+        if count >= 5 and len(held) < len(labels):
+            assert (labels[held] == label).sum() == count // 5
+
+
+@pytest.mark.parametrize("fit", [linear.logistic_regression, linear.ridge])
+def test_a_class_of_one_image_does_not_stop_it(fit: object) -> None:
+    features, _ = blobs(count=6)
+    found = fit(features, np.array([0, 0, 0, 0, 0, 1]), features, [1.0])  # type: ignore[operator]
+    assert found.class_scores.shape == (6, 2)
+    each = fit(features[:3], np.arange(3), features, [1.0])  # type: ignore[operator]
+    assert each.class_scores.shape == (6, 3)

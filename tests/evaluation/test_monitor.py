@@ -53,6 +53,21 @@ def test_figures_are_those_of_the_features() -> None:
     assert broken == {}  # the loss says that
 
 
+def test_images_without_a_label_do_not_vote() -> None:
+    corner = lambda images: tf.reshape(images[:, :2, :2], [-1, 12])  # noqa: E731
+    plain = online_figures(corner, data(40, 0), data(21, 1), neighbours=1)
+
+    def with_unknown(whole: tf.data.Dataset) -> tf.data.Dataset:
+        other = data(14, 2).map(lambda images, labels: (images, -tf.ones_like(labels)))
+        return other.concatenate(whole)
+
+    part = online_figures(corner, with_unknown(data(40, 0)), with_unknown(data(21, 1)), 1)
+    assert part["knn_top_1"] == plain["knn_top_1"]
+    none = data(21, 1).map(lambda images, labels: (images, -tf.ones_like(labels)))
+    assert "knn_top_1" not in online_figures(corner, data(40, 0), none)
+    assert "knn_top_1" not in online_figures(corner, none, data(21, 1))
+
+
 def test_in_fit_they_are_logs_like_others() -> None:
     model = small_model(num_classes=None)
     model.compile(keras.optimizers.SGD(0.01))

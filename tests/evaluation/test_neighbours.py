@@ -58,8 +58,11 @@ def test_more_neighbours_than_images_are_refused() -> None:
 
 def test_rows_of_zeros_stay_zero() -> None:
     assert (unit_rows(np.zeros((2, 3))) == 0).all()
-    cosine, _ = nearest_by_cosine(np.eye(3), np.zeros((1, 3)), 3)
-    assert np.isfinite(cosine).all()
+    rows = np.array([[0.0, 0, 0], [1, 0, 0], [0.4, 0.9, 0], [-1, 0, 0]])
+    cosine, nearest = nearest_by_cosine(rows, np.array([[1.0, 0, 0], [0, 0, 0]]), 4)
+    assert nearest[0].tolist() == [1, 2, 0, 3]  # of no direction: between near and opposite
+    np.testing.assert_allclose(cosine[0], [1, 0.406, 0, -1], atol=1e-3)
+    np.testing.assert_allclose(cosine[1], 0, atol=1e-6)
 
 
 _PEAK = """

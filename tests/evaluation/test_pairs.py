@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn import metrics
 
 from simclr_tf.evaluation import pairs
 
@@ -52,6 +52,28 @@ def test_verification_of_known_features() -> None:
     assert chance["accuracy"] == pytest.approx(0.5, abs=0.05)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10**6), st.booleans())
+def test_the_equal_error_rate_is_where_the_errors_meet(
+    same: int, different: int, seed: int, ties: bool
+) -> None:
+    random = np.random.RandomState(seed)
+    scores = random.randint(0, 4, same + different) if ties else random.rand(same + different)
+    is_same = np.arange(same + different) < same
+    false_accepted, accepted, _ = metrics.roc_curve(is_same, scores, drop_intermediate=False)
+    found = pairs._crossing(false_accepted, 1 - accepted)
+    fine = np.linspace(0, len(accepted) - 1, 20_001)  # the same curves, finely
+    rising = np.interp(fine, np.arange(len(accepted)), false_accepted)
+    falling = np.interp(fine, np.arange(len(accepted)), 1 - accepted)
+    assert found == pytest.approx(rising[np.argmin(np.abs(rising - falling))], abs=2e-3)
+
+
+def test_the_equal_error_rate_of_one_intruder() -> None:
+    cosine = np.r_[np.linspace(0.5, 0.59, 10), 0.95, np.linspace(0.1, 0.18, 9)]
+    curve = metrics.roc_curve(np.arange(20) < 10, cosine, drop_intermediate=False)
+    assert pairs._crossing(curve[0], 1 - curve[1]) == pytest.approx(0.1)
+
+
 def test_verification_equals_scikit_learn_on_all_pairs() -> None:
     random = np.random.RandomState(1)
     labels = np.array([0, 0, 1, 1])  # 2 of the same class, 4 of different ones: 2 of them drawn
@@ -62,7 +84,7 @@ def test_verification_equals_scikit_learn_on_all_pairs() -> None:
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     cosine = (unit[first] * unit[second]).sum(1)
     assert found["pairs"] == 8
-    assert found["area_under_curve"] == pytest.approx(roc_auc_score(same, cosine), abs=1e-6)
+    assert found["area_under_curve"] == pytest.approx(metrics.roc_auc_score(same, cosine), abs=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,7 +102,7 @@ def test_retrieval_equals_a_loop(count: int, classes: int, seed: int) -> None:
         if not any(right):
             continue
         cosine = unit[others] @ unit[i]
-        average.append(average_precision_score(right, cosine))
+        average.append(metrics.average_precision_score(right, cosine))
         ranked = np.array(right)[np.argsort(-cosine)]
         first.append(ranked[:1].mean())
         second.append(ranked[:2].mean())

@@ -11,15 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import small_model
 from tiny_runs import TINY, Command, command, working_folder  # noqa: F401
 
 from simclr_tf.checkpoints.reader import StoredWeights
 from simclr_tf.config import Config
 from simclr_tf.datasets import open_source
+from simclr_tf.features.exported import find_export
+from simclr_tf.files.csv_files import append_csv, trim_csv
 from simclr_tf.losses.nt_xent import nt_xent
 from simclr_tf.runs.callbacks import Progress
-from simclr_tf.runs.monitoring import Gain, OnlineEvaluation, unlearned_line
+from simclr_tf.runs.gain import FILE, Gain
+from simclr_tf.runs.monitoring import OnlineEvaluation, unlearned_line
 from simclr_tf.runs.settling import _stem_line
+from tf_hub_export.sources import load_model
 
 MEASURED = [
     "--online_eval=always",
@@ -72,8 +77,7 @@ def test_early_stopping_keeps_the_best(command: Command) -> None:  # noqa: F811
                  "--train_steps=40", "--early_stopping=knn_top_1",
                  "--early_stopping_patience=2"]  # fmt: skip
     out = command(*arguments)
-    best = Gain.of_run(Config(model_dir="run", early_stopping="knn_top_1",
-                              early_stopping_patience=2))  # fmt: skip
+    best = Gain.of_folder("run")
     last = int(rows()[-1]["step"])
     assert best.is_over and last < 40
     assert f"Stopped at step {last}, knn_top_1 was best at step {best.best_step}" in out
@@ -87,8 +91,31 @@ def test_early_stopping_keeps_the_best(command: Command) -> None:  # noqa: F811
     # The same command again: it has ended; and so has one that follows it.
     out = command(*arguments)
     assert f"Already trained to step {last} of 40" in out and len(rows()) * 2 == last
-    out = command("--model_dir=run", "--mode=eval", *arguments[2:])
-    assert f"Step {last}: " in out
+    assert f"taking the weights of {os.path.join('run', 'best')}" in out
+    # Other commands take the best too; so does one that followed the run, without its flags.
+    assert StoredWeights("run").step == StoredWeights("run/best").step == best.best_step
+    assert load_model("run/best")[1]["settings"]["image_size"] == 8
+    out = command("--model_dir=run", "--mode=eval", defaults=[])
+    assert f"Step {last}: " in out and f"Step {best.best_step}: " in out.split(f"Step {last}: ")[1]
+    assert json.loads(Path("run/result.json").read_text())["global_step"] == best.best_step
+    assert find_export("run").endswith(f"saved_model/{best.best_step}")
+    # More patience: it goes on. Without early stopping the newest checkpoint is the run's again.
+    out = command(*arguments[:-1], "--early_stopping_patience=3")
+    assert "Training on" in out
+    command(*arguments[:-2], "--early_stopping=none", "--train_steps=42")
+    assert StoredWeights("run").step == 42
+
+
+@pytest.mark.one_lane
+def test_early_stopping_that_is_asked_for_later(command: Command) -> None:  # noqa: F811
+    """Measurements from before do not count: no checkpoint was kept for them."""
+    command("--model_dir=run", *MEASURED)
+    out = command("--model_dir=run", *MEASURED, "--train_steps=8", "--early_stopping=spread")
+    gain = Gain.of_folder("run")
+    assert gain.best_step == 8 and "spread was best at step 8" in out
+    command("--model_dir=run", *MEASURED, "--train_steps=10", "--early_stopping=uniformity")
+    assert Gain.of_folder("run").figure == "uniformity"
+    assert Gain.of_folder("run").best_step == 10
 
 
 @pytest.mark.one_lane
@@ -104,6 +131,22 @@ def test_an_interrupted_run_goes_on_counting(command: Command) -> None:  # noqa:
     assert "Resuming from parts/ckpt-4" in out
     assert rows("parts") == rows("whole")
     assert sorted(os.listdir("parts/best")) == sorted(os.listdir("whole/best"))
+
+
+@pytest.mark.one_lane
+def test_a_run_killed_ahead_of_its_checkpoint_keeps_the_best(tmp_path: Path) -> None:
+    """The best of step 4 is written, its checkpoint is not: the run goes on from step 2."""
+    config = Config(model_dir=str(tmp_path), early_stopping="spread")
+    model = small_model(num_classes=None)
+    gain = Gain.begin(config, 0)
+    for step, value in ((2, 0.1), (4, 0.2)):
+        append_csv(str(tmp_path / FILE), {"step": step, "spread": value})
+        before = gain.best_step
+        assert gain.add(step, value)
+        gain.keep(model, str(tmp_path), before)
+    trim_csv(str(tmp_path / FILE), 2)
+    resumed = Gain.begin(config, 2)
+    assert resumed.best_step == 2 and os.path.exists(f"{resumed.prefix(str(tmp_path))}.index")
 
 
 @pytest.mark.one_lane
