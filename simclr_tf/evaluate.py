@@ -47,6 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--protocols", default=",".join(DEFAULT_PROTOCOLS), help="default: %(default)s")
     add("--baselines", choices=("on", "off"), default="on", help="default: on")
+    add(
+        "--supervised_dir",
+        metavar="DIR",
+        help="train a supervised run of the same length there, and evaluate it beside the model",
+    )
     add("--endpoint", default="final_avg_pool", help="which output; default: final_avg_pool")
     add("--image_size", type=int, help="side in pixels; default: what the model says of itself")
     add("--max_images", type=int, default=0, help="most of a split, drawn by the seed; 0: all")
@@ -79,7 +84,8 @@ def _evaluate(given: argparse.Namespace) -> None:
         raise UserError(f"Expected --seed below {2**31}; received: {given.seed}.")
     output = check_output_path("--output", _output(given), folder=False, overwrite=given.overwrite)
     start_tensorflow()
-    from simclr_tf.reports.evaluating import EvaluationRequest, evaluate, table_of, write_evaluation
+    from simclr_tf.reports.evaluating import evaluate, table_of, write_evaluation
+    from simclr_tf.reports.request import EvaluationRequest
 
     found = evaluate(
         EvaluationRequest(
@@ -95,6 +101,7 @@ def _evaluate(given: argparse.Namespace) -> None:
             image_size=given.image_size,
             protocols=names,
             baselines=given.baselines == "on",
+            supervised_dir=given.supervised_dir,
             max_images=given.max_images,
             batch_size=given.batch_size,
             sgd_epochs=given.sgd_epochs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,13 @@ from simclr_tf import __version__
 from simclr_tf.datasets import ImageSource, open_source
 from simclr_tf.devices.process_state import isolated
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.protocols import DEFAULT, PROTOCOLS, Split, evaluate_features
+from simclr_tf.evaluation.protocols import PROTOCOLS, Split, evaluate_features
 from simclr_tf.features.extractor import Embeds
 from simclr_tf.features.reading import is_feature_file
 from simclr_tf.files.json_files import write_json
 from simclr_tf.reports import feature_tables, image_features, sgd
+from simclr_tf.reports.request import EvaluationRequest
+from simclr_tf.reports.supervised import train_supervised
 from simclr_tf.reports.tables import results_table
 from tf_hub_export.extractors import OpenedEncoder, checksum_of, open_encoder, untrained_like
 
@@ -27,51 +28,8 @@ Say = Callable[[str], None]
 THIS = "this model"
 UNTRAINED = "same encoder, untrained"
 PIXELS = "raw pixels"
+SUPERVISED = "supervised, same length"
 _DATA_SETTINGS = ("dataset", "data_dir", "eval_fraction", "on_bad_image", "transparent")
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationRequest:
-    """What `evaluate` is asked for; None stands for what the model's own run says.
-
-    Attributes:
-        model: What `tf_hub_export.extractors.open_encoder` opens, or a file of features.
-        test_features: File of features to score, with a file of features as `model`; None: a fifth
-            of that file is held out.
-        dataset: As for `open_source`.
-        data_dir: Where prepared TFDS data lie.
-        train_split: Images that classifiers are fitted to.
-        test_split: Images that are scored.
-        eval_fraction: Share of a folder that training held out.
-        transparent: What shows through transparent pixels.
-        endpoint: Which output of the model.
-        image_size: Side in pixels.
-        protocols: Names among `evaluation.protocols.PROTOCOLS`.
-        baselines: Whether the untrained encoder and raw pixels stand beside it.
-        max_images: Most images of a split; more are left out by a draw. 0: all.
-        batch_size: Images at a time.
-        sgd_epochs: Length of `sgd_probe`.
-        sgd_batch_size: Batch of `sgd_probe`.
-        seed: Of every draw.
-    """
-
-    model: str
-    test_features: str | None = None
-    dataset: str | None = None
-    data_dir: str | None = None
-    train_split: str | None = None
-    test_split: str | None = None
-    eval_fraction: float | None = None
-    transparent: str | None = None
-    endpoint: str = "final_avg_pool"
-    image_size: int | None = None
-    protocols: Sequence[str] = DEFAULT
-    baselines: bool = True
-    max_images: int = 0
-    batch_size: int = 64
-    sgd_epochs: int = 90
-    sgd_batch_size: int = 256
-    seed: int = 0
 
 
 def evaluate(request: EvaluationRequest, say: Say | None = None) -> dict[str, Any]:
@@ -127,6 +85,10 @@ def _evaluate_file(request: EvaluationRequest, say: Say) -> dict[str, Any]:
             "Expected a model for sgd_probe, which augments images; received: a file of features. "
             "Leave it out of --protocols."
         )
+    if request.supervised_dir is not None:
+        raise UserError(
+            "Expected a model for --supervised_dir; received: a file of features. Leave it away."
+        )
     train, test = feature_tables.read_parts(
         request.model, request.test_features, request.max_images, request.seed
     )
@@ -169,9 +131,13 @@ def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
     opened = open_encoder(request.model, request.endpoint, request.image_size)
     train_source, test_source = sources = _open_data(request, opened, say)
     before = checksum_of(opened.extract.variables)
+    extractors = _extractors(opened, request, say)
+    own = {}
+    if request.supervised_dir is not None:
+        extractors[SUPERVISED], own = _supervised(opened, request, request.supervised_dir, say)
     results = {
         name: _evaluate_images(name, extract, sources, opened, request, say)
-        for name, extract in _extractors(opened, request, say).items()
+        for name, extract in extractors.items()
     }
     if checksum_of(opened.extract.variables) != before:
         raise RuntimeError("The encoder's weights changed while it was evaluated: a bug of ours.")
@@ -189,6 +155,7 @@ def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
             "transparent": request.transparent or extract.transparent,
             "encoder_unchanged": True,
         },
+        **own,
         "data": {
             "dataset": train_source.name,
             "train_split": train_source.split,
@@ -210,6 +177,21 @@ def _extractors(opened: OpenedEncoder, request: EvaluationRequest, say: Say) -> 
     else:
         found[UNTRAINED] = untrained
     return {**found, PIXELS: image_features.RawPixels(opened.extract.image_size)}
+
+
+def _supervised(
+    opened: OpenedEncoder, request: EvaluationRequest, folder: str, say: Say
+) -> tuple[Embeds, dict[str, Any]]:
+    say(f"Training {SUPERVISED} in {folder}.")
+    changes = {
+        "dataset": request.dataset,
+        "data_dir": request.data_dir,
+        "train_split": request.train_split,
+        "eval_split": request.test_split,
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    trained, accuracy = train_supervised(opened.settings, folder, given)
+    return trained.extract, {"supervised_run": {"path": folder, "top_1": accuracy}}
 
 
 def _evaluate_images(

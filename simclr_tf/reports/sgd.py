@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,11 +16,9 @@ from simclr_tf.evaluation.protocols import Split
 from simclr_tf.evaluation.scores import classification_scores
 from simclr_tf.evaluation.sgd_probe import LEARNING_RATE, sgd_probe
 from simclr_tf.reports.image_features import embed
+from simclr_tf.reports.request import EvaluationRequest
 from simclr_tf.typing import Features
 from tf_hub_export.extractors import OpenedEncoder
-
-if TYPE_CHECKING:
-    from simclr_tf.reports.evaluating import EvaluationRequest
 
 
 def probe_images(

@@ -302,6 +302,28 @@ def test_maps_and_heads(a_run: Path, evaluate: Evaluate) -> None:
 
 
 @pytest.mark.one_lane
+def test_beside_a_supervised_run(a_run: Path, evaluate: Evaluate) -> None:
+    arguments = [a_run, "--supervised_dir=supervised", *FAST, "--baselines=off"]
+    code, out, err = evaluate(*arguments, "--output=e.json")
+    assert code == 0, err
+    found = read("e.json")
+    assert list(found["results"]) == ["this model", "supervised, same length"]
+    settings, ours = (read(f"{run}/flags.json") for run in ("supervised", a_run))
+    assert settings["train_mode"] == "finetune" and settings["checkpoint"] is None
+    for name in ("train_steps", "train_batch_size", "dataset", "encoder", "train_split"):
+        assert settings[name] == ours[name], name
+    own = read("supervised/result.json")["eval/label_top_1_accuracy"]
+    assert found["supervised_run"] == {"path": "supervised", "top_1": own}
+    assert evaluate(*arguments, "--output=again.json")[0] == 0  # trained already
+    assert read("again.json")["results"] == found["results"]
+    arguments[0] = next((a_run / "saved_model").iterdir())
+    assert evaluate(*arguments, "--output=export.json")[0] == 0
+    embedded(a_run, "test[:32]", "f.npz")
+    code, _, err = evaluate("f.npz", "--supervised_dir=x", "--output=x.json")
+    assert code == 2 and "Expected a model for --supervised_dir" in err
+
+
+@pytest.mark.one_lane
 def test_the_documentations_command(a_run: Path, evaluate: Evaluate) -> None:
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     (line,) = [

@@ -76,7 +76,7 @@ def test_every_preset_and_listed_flag_exists() -> None:
     other_programs = {
         "upgrade", "logdir", "output", "export_dir", "format", "overwrite", "precision",
         "saved_model", "split", "endpoint", "projector_dir", "deviations", "protocols",
-        "max_images", "test_split",
+        "max_images", "test_split", "supervised_dir",
     }  # fmt: skip
     known = set(Config.__dataclass_fields__) | {"preset", "help", "flagfile"}
     assert flags - other_programs <= known
