@@ -132,7 +132,7 @@ def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
     train_source, test_source = sources = _open_data(request, opened, say)
     before = checksum_of(opened.extract.variables)
     extractors = _extractors(opened, request, say)
-    own = {}
+    own: dict[str, Any] = {}
     if request.supervised_dir is not None:
         extractors[SUPERVISED], own = _supervised(opened, request, request.supervised_dir, say)
     results = {
