@@ -113,6 +113,8 @@ def _evaluate(given: argparse.Namespace) -> None:
     print(table_of(found))
     write_evaluation(output, found)
     print(f"Wrote {output}.")
+    if given.output is None and output != _FILE:
+        print(f"python -m simclr_tf.report {given.model} makes a page of it.")
 
 
 def _output(given: argparse.Namespace) -> str:
