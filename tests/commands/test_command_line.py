@@ -67,7 +67,7 @@ def test_files_of_a_run(trained: Path) -> None:
     assert names == {
         "checkpoint", "ckpt-4.data-00000-of-00001", "ckpt-4.index", "ckpt-6.data-00000-of-00001",
         "ckpt-6.index", "flags.json", "metrics.csv", "result.json", "result_6.json", "saved_model",
-        "views.png",
+        "training_time.csv", "views.png",
     }  # fmt: skip
     assert [path.name for path in (trained / "saved_model").iterdir()] == ["6"]
     settings = results(trained, "flags.json")
