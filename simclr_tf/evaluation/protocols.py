@@ -21,7 +21,7 @@ PROTOCOLS = {
     "verification": "same or different class, by the cosine of pairs",
     "retrieval": "precision@k and mean average precision",
     "health": "rank, spectrum, uniformity, spread; needs no labels",
-    "sgd_probe": "the release's linear evaluation: SGD on augmented images, 90 epochs",
+    "sgd_probe": "the release's linear evaluation: SGD on augmented images",
 }
 DEFAULT = tuple(name for name in PROTOCOLS if name != "sgd_probe")
 _MOST_CLASSES = 100_000
