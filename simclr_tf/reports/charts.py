@@ -74,7 +74,7 @@ def curves(records: Sequence[RunRecord]) -> list[tuple[str, Spec]]:
                 for row in part
                 if name in row and "step" in row
             ]
-            if rows:
+            if len(rows) > 1:  # a single point is no curve
                 chance = _chance(records) if name == "contrast_loss" else None
                 found.append((title, _curve(rows, title, chance, len(records) > 1)))
     return found
