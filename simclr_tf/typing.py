@@ -34,3 +34,6 @@ Logs: TypeAlias = "dict[str, tf.Tensor]"
 
 KerasConfig: TypeAlias = dict[str, Any]
 """What `get_config` gives and `from_config` takes: values that JSON can hold, by argument."""
+
+Json: TypeAlias = dict[str, Any]
+"""An object as JSON holds it."""

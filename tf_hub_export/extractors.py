@@ -6,7 +6,7 @@ import contextlib
 import os
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 from tensorflow import keras
@@ -18,6 +18,7 @@ from simclr_tf.files.load_failures import explain
 from simclr_tf.images.transparency import DEFAULT
 from simclr_tf.models.recipe import Recipe
 from simclr_tf.training.from_recipe import build_model
+from simclr_tf.typing import Json
 from tf_hub_export.input_contract import input_contract
 from tf_hub_export.saved_model import endpoint_function
 from tf_hub_export.sources import load_model, recorded
@@ -38,7 +39,7 @@ class OpenedEncoder(NamedTuple):
 
     extract: Extractor
     kind: str
-    settings: dict[str, Any]
+    settings: Json
     step: int
     encoder: keras.Model | None
 
@@ -113,7 +114,7 @@ def _extractor_of(
     model: keras.Model,
     endpoint: str,
     image_size: int | tuple[int, int] | None,
-    settings: dict[str, Any],
+    settings: Json,
 ) -> Extractor:
     contract = input_contract(model, image_size)
     if contract.image_size is None:

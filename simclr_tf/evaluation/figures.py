@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from simclr_tf.typing import Json
 
 _NAMES = {"top_1": "top-1", "top_5": "top-5", "f1": "F1", "area_under_curve": "area under the ROC"}
 _CLASSIFIER = ("top_1", "top_5", "mean_per_class", "f1")
@@ -39,7 +41,7 @@ class Figure(NamedTuple):
     spread: float | None = None
 
 
-def headline(results: Mapping[str, Any]) -> Iterator[Figure]:
+def headline(results: Json) -> Iterator[Figure]:
     """Yields what the table shows of the results.
 
     Args:
@@ -54,7 +56,7 @@ def headline(results: Mapping[str, Any]) -> Iterator[Figure]:
                 )
 
 
-def _figures(name: str, found: Mapping[str, Any]) -> list[Figure]:
+def _figures(name: str, found: Json) -> list[Figure]:
     if name == "knn":
         return [
             Figure(f"kNN, k = {row['k']}, T = {row['T']:g}", "top_1", row["top_1"])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation import few_labels, health, linear, neighbours, pairs
 from simclr_tf.evaluation.scores import classification_scores
+from simclr_tf.typing import Json
 
 # What each gives, in the order of the table. `sgd_probe` needs images, the others features.
 PROTOCOLS = {
@@ -73,7 +74,7 @@ def evaluate_features(
     seed: int = 0,
     views: tuple[np.ndarray, np.ndarray] | None = None,
     on_protocol: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Evaluates features by several protocols.
 
     Images of unknown class (-1) are left out of all but `health`.
@@ -110,7 +111,7 @@ def evaluate_features(
             f"Expected class ids from 0, below {_MOST_CLASSES:,}; received: {most:,}. "
             "Number the classes from 0."
         )
-    results: dict[str, Any] = {}
+    results: Json = {}
     for name in protocols:
         if on_protocol is not None:
             on_protocol(name)
@@ -164,8 +165,8 @@ def _classes(train: Split, test: Split) -> int:
     return int(max(train.labels.max(), test.labels.max())) + 1
 
 
-def _linear(kind: str) -> Callable[[Split, Split, int], dict[str, Any]]:
-    def run(train: Split, test: Split, seed: int) -> dict[str, Any]:
+def _linear(kind: str) -> Callable[[Split, Split, int], Json]:
+    def run(train: Split, test: Split, seed: int) -> Json:
         assert train.labels is not None and test.labels is not None
         data = (train.features, train.labels, test.features)
         classes = _classes(train, test)
@@ -187,14 +188,14 @@ def _linear(kind: str) -> Callable[[Split, Split, int], dict[str, Any]]:
     return run
 
 
-def _knn(train: Split, test: Split, seed: int) -> dict[str, Any]:
+def _knn(train: Split, test: Split, seed: int) -> Json:
     assert train.labels is not None and test.labels is not None
     ks = [k for k in neighbours.NEIGHBOURS if k <= len(train.features)]
     rows = []
     for k, temperature, votes in neighbours.knn_scores(
         train.features, train.labels, test.features, ks, num_classes=_classes(train, test)
     ):
-        scores: Mapping[str, Any] = classification_scores(test.labels, votes)
+        scores = dict(classification_scores(test.labels, votes))
         row = {name: scores[name] for name in ("top_1", "top_5", "mean_per_class", "f1")}
         rows.append({"k": k, "T": temperature, **row})
     left_out = [k for k in neighbours.NEIGHBOURS if k not in ks]
@@ -202,7 +203,7 @@ def _knn(train: Split, test: Split, seed: int) -> dict[str, Any]:
     return {"settings": {"similarity": "cosine", "votes": "exp(s / T)"}, "rows": rows, **note}
 
 
-def _few_labels(train: Split, test: Split, seed: int) -> dict[str, Any]:
+def _few_labels(train: Split, test: Split, seed: int) -> Json:
     assert train.labels is not None and test.labels is not None
     seeds = [seed + i for i in few_labels.SEEDS]
     rows = few_labels.few_label_accuracy(
@@ -212,18 +213,18 @@ def _few_labels(train: Split, test: Split, seed: int) -> dict[str, Any]:
     return {"settings": settings, "rows": rows}
 
 
-def _verification(train: Split, test: Split, seed: int) -> dict[str, Any]:
+def _verification(train: Split, test: Split, seed: int) -> Json:
     assert test.labels is not None
     return dict(pairs.verification(test.features, test.labels, seed))
 
 
-def _retrieval(train: Split, test: Split, seed: int) -> dict[str, Any]:
+def _retrieval(train: Split, test: Split, seed: int) -> Json:
     assert test.labels is not None
     at = [k for k in pairs.PRECISION_AT if k < len(test.labels)]
     return pairs.retrieval_scores(test.features, test.labels, at)
 
 
-def _health(test: Split, seed: int, views: tuple[np.ndarray, np.ndarray] | None) -> dict[str, Any]:
+def _health(test: Split, seed: int, views: tuple[np.ndarray, np.ndarray] | None) -> Json:
     if len(test.features) < 2:
         return {"skipped": "fewer than two test images"}
     found = health.feature_health(test.features, views, seed)
@@ -236,11 +237,11 @@ def _is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _scores(labels: np.ndarray, class_scores: np.ndarray) -> dict[str, Any]:
+def _scores(labels: np.ndarray, class_scores: np.ndarray) -> Json:
     return dict(classification_scores(labels, class_scores))
 
 
-_PROTOCOL_FUNCTIONS: dict[str, Callable[[Split, Split, int], dict[str, Any]]] = {
+_PROTOCOL_FUNCTIONS: dict[str, Callable[[Split, Split, int], Json]] = {
     "logistic_regression": _linear("logistic_regression"),
     "ridge": _linear("ridge"),
     "knn": _knn,

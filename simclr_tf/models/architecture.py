@@ -15,7 +15,7 @@ from collections.abc import Container, Mapping
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
-from simclr_tf.models.encoders import CIFAR_STEM_SIDE
+from simclr_tf.models.named_networks import CIFAR_STEM_SIDE
 from simclr_tf.models.recipe import Recipe
 from simclr_tf.models.resnet import BLOCKS_PER_GROUP, ResNet
 

@@ -19,7 +19,12 @@ from simclr_tf.models.applications import InputScaling, application_donor
 from simclr_tf.models.encoder_weights import load_weights
 from simclr_tf.models.endpoints import endpoint_model, find_endpoints, freeze_until, pool, stages
 from simclr_tf.models.keras_cv import find_backbone
-from simclr_tf.models.named_networks import build_network, check_sides, full_name
+from simclr_tf.models.named_networks import (
+    build_network,
+    check_sides,
+    full_name,
+    has_cifar_stem,
+)
 from simclr_tf.models.resnet import ResNet
 from simclr_tf.typing import KerasConfig
 
@@ -34,9 +39,6 @@ __all__ = [
     "stages",
     "wrap_encoder",
 ]
-
-# The largest side in pixels for which a ResNet has the small stem.
-CIFAR_STEM_SIDE = 32
 
 
 @register
@@ -163,15 +165,6 @@ class WrappedEncoder(keras.Model):
         return cls(**{**config, "encoder": encoder})
 
 
-def _has_cifar_stem(stem: str, sides: tuple[int, int] | None) -> bool:
-    if stem not in ("auto", "imagenet", "cifar"):
-        raise UserError(
-            f"Expected resnet_stem to be auto, imagenet or cifar; received: {stem!r}. Choose one."
-        )
-    is_small = sides is not None and max(sides) <= CIFAR_STEM_SIDE
-    return is_small if stem == "auto" else stem == "cifar"
-
-
 def make_encoder(
     name: str = "resnet",
     *,
@@ -224,7 +217,7 @@ def make_encoder(
             width_multiplier=width_multiplier,
             sk_ratio=sk_ratio,
             se_ratio=se_ratio,
-            cifar_stem=_has_cifar_stem(resnet_stem, sides),
+            cifar_stem=has_cifar_stem(resnet_stem, sides),
             batch_norm_momentum=batch_norm_decay,
             synchronized=global_bn,
             channels=channels,

@@ -14,6 +14,9 @@ from simclr_tf.models.keras_cv import build_backbone, find_backbone
 from simclr_tf.models.mlp import build_mlp
 from simclr_tf.typing import KerasConfig
 
+# The largest side in pixels for which a ResNet has the small stem.
+CIFAR_STEM_SIDE = 32
+
 
 def full_name(name: str) -> str:
     """Returns a name as `Encoder` takes it: with its library, in the right letter case."""
@@ -85,3 +88,21 @@ def build_network(
             f"received: {network!r}. make_encoder also takes short names."
         )
     return network, network_config, inputs, outputs
+
+
+def has_cifar_stem(stem: str, sides: tuple[int, int] | None) -> bool:
+    """Returns whether a ResNet gets the stem for small images.
+
+    Args:
+        stem: 'auto' (by the sides), 'imagenet' or 'cifar'.
+        sides: Height and width in pixels; None: any.
+
+    Raises:
+        UserError: Another word.
+    """
+    if stem not in ("auto", "imagenet", "cifar"):
+        raise UserError(
+            f"Expected resnet_stem to be auto, imagenet or cifar; received: {stem!r}. Choose one."
+        )
+    is_small = sides is not None and max(sides) <= CIFAR_STEM_SIDE
+    return is_small if stem == "auto" else stem == "cifar"

@@ -8,8 +8,9 @@ from typing import Any
 
 from tensorflow import keras
 
-from simclr_tf.models.encoders import CIFAR_STEM_SIDE, make_encoder
+from simclr_tf.models.encoders import make_encoder
 from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.models.named_networks import CIFAR_STEM_SIDE
 
 # The settings of a network of the release, in the order in which commands print them.
 _RELEASE_SETTINGS = (

@@ -14,11 +14,12 @@ import numpy as np
 
 from simclr_tf.errors import UserError
 from simclr_tf.reports.record import Row, RunRecord
+from simclr_tf.typing import Json
 
 if TYPE_CHECKING:
     import altair
 
-Spec = dict[str, Any]
+Spec = Json
 _PANELS = (
     ("contrast_loss", "contrastive loss"),
     ("contrast_acc", "contrastive accuracy"),
@@ -87,7 +88,7 @@ def _chance(records: Sequence[RunRecord]) -> float | None:
     return 2 * math.log(2 * size - 1) if size > 1 else None
 
 
-def _curve(rows: list[dict[str, Any]], title: str, chance: float | None, many: bool) -> Spec:
+def _curve(rows: list[Json], title: str, chance: float | None, many: bool) -> Spec:
     alt = import_altair()
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X("step:Q", title="step"),
@@ -119,7 +120,7 @@ def feature_map(
 ) -> Spec:
     """Returns the map: pictures on hovering, classes by colour and by a list to choose from."""
     alt = import_altair()
-    rows: list[dict[str, Any]] = [
+    rows: list[Json] = [
         {
             "x": round(float(x), 4),
             "y": round(float(y), 4),

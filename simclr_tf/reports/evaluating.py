@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from simclr_tf.reports import feature_tables, image_features, sgd
 from simclr_tf.reports.request import EvaluationRequest
 from simclr_tf.reports.supervised import train_supervised
 from simclr_tf.reports.tables import results_table
+from simclr_tf.typing import Json
 from tf_hub_export.extractors import OpenedEncoder, checksum_of, open_encoder, untrained_like
 
 Say = Callable[[str], None]
@@ -32,7 +32,7 @@ SUPERVISED = "supervised, same length"
 _DATA_SETTINGS = ("dataset", "data_dir", "eval_fraction", "on_bad_image", "transparent")
 
 
-def evaluate(request: EvaluationRequest, say: Say | None = None) -> dict[str, Any]:
+def evaluate(request: EvaluationRequest, say: Say | None = None) -> Json:
     """Evaluates an encoder or features by the field's protocols.
 
     Args:
@@ -65,12 +65,12 @@ def evaluate(request: EvaluationRequest, say: Say | None = None) -> dict[str, An
     }
 
 
-def write_evaluation(path: str, found: Mapping[str, Any]) -> None:
+def write_evaluation(path: str, found: Json) -> None:
     """Writes what `evaluate` returned, complete or not at all."""
     write_json(path, found)
 
 
-def table_of(found: Mapping[str, Any]) -> str:
+def table_of(found: Json) -> str:
     """Returns the results of `evaluate` as text, a column for each kind of features."""
     return results_table(found["results"])
 
@@ -79,7 +79,7 @@ def _silent(line: str) -> None:
     """Says nothing."""
 
 
-def _evaluate_file(request: EvaluationRequest, say: Say) -> dict[str, Any]:
+def _evaluate_file(request: EvaluationRequest, say: Say) -> Json:
     if "sgd_probe" in request.protocols:
         raise UserError(
             "Expected a model for sgd_probe, which augments images; received: a file of features. "
@@ -122,7 +122,7 @@ def _say_shared(train: np.ndarray, test: np.ndarray, say: Say) -> None:
         )
 
 
-def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
+def _evaluate_model(request: EvaluationRequest, say: Say) -> Json:
     if request.test_features is not None:
         raise UserError(
             f"Expected a file of features beside --test_features; received: {request.model!r}. "
@@ -132,7 +132,7 @@ def _evaluate_model(request: EvaluationRequest, say: Say) -> dict[str, Any]:
     train_source, test_source = sources = _open_data(request, opened, say)
     before = checksum_of(opened.extract.variables)
     extractors = _extractors(opened, request, say)
-    own: dict[str, Any] = {}
+    own: Json = {}
     if request.supervised_dir is not None:
         extractors[SUPERVISED], own = _supervised(opened, request, request.supervised_dir, say)
     results = {
@@ -181,7 +181,7 @@ def _extractors(opened: OpenedEncoder, request: EvaluationRequest, say: Say) -> 
 
 def _supervised(
     opened: OpenedEncoder, request: EvaluationRequest, folder: str, say: Say
-) -> tuple[Embeds, dict[str, Any]]:
+) -> tuple[Embeds, Json]:
     say(f"Training {SUPERVISED} in {folder}.")
     changes = {
         "dataset": request.dataset,
@@ -201,7 +201,7 @@ def _evaluate_images(
     opened: OpenedEncoder,
     request: EvaluationRequest,
     say: Say,
-) -> dict[str, Any]:
+) -> Json:
     train, test = (
         image_features.embed(s, extract, request.batch_size, f"{name}, {s.split}") for s in sources
     )
@@ -266,9 +266,7 @@ def _open_data(
     return sources[0], sources[1]
 
 
-def _data_card(
-    train: int | None, test: int | None, class_names: Sequence[str] | None
-) -> dict[str, Any]:
+def _data_card(train: int | None, test: int | None, class_names: Sequence[str] | None) -> Json:
     names = None if class_names is None else list(class_names)
     return {"train_images": train, "test_images": test, "class_names": names}
 

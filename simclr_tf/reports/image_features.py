@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.evaluation.protocols import Split
 from simclr_tf.features.extractor import Embeds, feature_batches
 from simclr_tf.runs.building import view_options
+from simclr_tf.typing import Json
 
 _RAW_SIDE = 32  # pixels; what raw pixels are compared at
 _VIEWED = 1024  # images whose views are compared
@@ -83,7 +83,7 @@ def without_equal_channels(train: Split, test: Split) -> tuple[Split, Split]:
 
 
 def two_views(
-    source: ImageSource, extract: Embeds, settings: Mapping[str, Any], seed: int
+    source: ImageSource, extract: Embeds, settings: Json, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns features of two augmented views of some images, each (M, d).
 
@@ -127,7 +127,7 @@ def drawn(count: int, most: int, seed: int) -> np.ndarray | None:
     return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
-def _options(settings: Mapping[str, Any], image_size: tuple[int, int]) -> dict[str, Any]:
+def _options(settings: Json, image_size: tuple[int, int]) -> Json:
     if "augmentations" not in settings:
         return {"image_size": image_size}
     known = Config.__dataclass_fields__

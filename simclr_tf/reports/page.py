@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
-from typing import Any
+
+from simclr_tf.typing import Json
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --paper: #ffffff;
@@ -105,7 +106,7 @@ class Page:
     def __init__(self, title: str, scripts: str = "") -> None:
         self._title, self._scripts = title, scripts
         self._parts: list[str] = []
-        self._charts: dict[str, dict[str, Any]] = {}
+        self._charts: dict[str, Json] = {}
 
     def section(self, heading: str, text: str = "") -> None:
         """Begins a section."""
@@ -118,9 +119,7 @@ class Page:
         marked = f' class="{kind}"' if kind else ""
         self._parts.append(f"<p{marked}>{_text(text)}</p>")
 
-    def charts(
-        self, charts: Sequence[tuple[str, dict[str, Any]]], widest: int | None = None
-    ) -> None:
+    def charts(self, charts: Sequence[tuple[str, Json]], widest: int | None = None) -> None:
         """Adds Vega-Lite charts, each in a panel with its title, at most `widest` pixels wide."""
         limit = f' style="max-width: {widest}px"' if widest else ""
         panels = []

@@ -11,6 +11,7 @@ from typing import Any
 
 from simclr_tf.errors import UserError
 from simclr_tf.files.json_files import read_json
+from simclr_tf.typing import Json
 
 SETTINGS = "flags.json"
 
@@ -36,10 +37,10 @@ class RunRecord:
 
     folder: str
     name: str
-    settings: dict[str, Any]
-    results: dict[str, Any]
-    comparison: dict[str, Any]
-    evaluation: dict[str, Any]
+    settings: Json
+    results: Json
+    comparison: Json
+    evaluation: Json
     metrics: list[Row]
     online: list[Row]
     times: list[Row]

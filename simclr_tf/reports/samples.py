@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from simclr_tf.datasets import open_source
 from simclr_tf.evaluation.neighbours import nearest_by_cosine, unit_rows
 from simclr_tf.features.extractor import feature_batches
 from simclr_tf.reports.image_features import drawn
+from simclr_tf.typing import Json
 from tf_hub_export.extractors import open_encoder
 
 MOST_IMAGES = 1000
@@ -43,7 +43,7 @@ class Samples(NamedTuple):
     split: str
 
 
-def read_samples(folder: str, settings: Mapping[str, Any], seed: int = 0) -> Samples:
+def read_samples(folder: str, settings: Json, seed: int = 0) -> Samples:
     """Embeds some test images of a run with its newest weights.
 
     Args:

@@ -17,13 +17,13 @@ from simclr_tf.evaluation.scores import classification_scores
 from simclr_tf.evaluation.sgd_probe import LEARNING_RATE, sgd_probe
 from simclr_tf.reports.image_features import embed
 from simclr_tf.reports.request import EvaluationRequest
-from simclr_tf.typing import Features
+from simclr_tf.typing import Features, Json
 from tf_hub_export.extractors import OpenedEncoder
 
 
 def probe_images(
     opened: OpenedEncoder, train: ImageSource, test: Split, request: EvaluationRequest
-) -> dict[str, Any]:
+) -> Json:
     """Trains the SGD probe on a source and scores it on test features.
 
     Args:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.runs.run import train_and_evaluate
+from simclr_tf.typing import Json
 from tf_hub_export import export_saved_model
 from tf_hub_export.extractors import OpenedEncoder, open_encoder
 
-_FROM_SCRATCH: dict[str, Any] = {
+_FROM_SCRATCH: Json = {
     "mode": "train_then_eval",
     "train_mode": "finetune",
     "fine_tune_after_block": -1,
@@ -29,9 +28,7 @@ _FROM_SCRATCH: dict[str, Any] = {
 }
 
 
-def train_supervised(
-    settings: Mapping[str, Any], folder: str, changes: Mapping[str, Any]
-) -> tuple[OpenedEncoder, float]:
+def train_supervised(settings: Json, folder: str, changes: Json) -> tuple[OpenedEncoder, float]:
     """Trains the network of a run on labels, with its data, batch, length and optimizer.
 
     Images are augmented as in fine-tuning: of the run's augmentations crop and flip alone. The

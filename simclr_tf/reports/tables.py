@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from simclr_tf.evaluation.figures import Figure, headline
+from simclr_tf.typing import Json
 
 _CELL = len("0.123 +- 0.012")
 
 
-def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+def results_table(results: Mapping[str, Json]) -> str:
     """Returns a table: a row for each protocol and measure, a column for each kind of features.
 
     Args:

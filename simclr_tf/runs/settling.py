@@ -10,7 +10,7 @@ from simclr_tf.datasets import folder_of
 from simclr_tf.datasets.apart import check_folder_apart
 from simclr_tf.devices import precision
 from simclr_tf.errors import UserError
-from simclr_tf.models.encoders import CIFAR_STEM_SIDE
+from simclr_tf.models.named_networks import CIFAR_STEM_SIDE
 from simclr_tf.runs import building
 from simclr_tf.runs import folder as run_folder
 
