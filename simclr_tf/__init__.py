@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from simclr_tf.datasets.pipeline import evaluation_dataset, training_dataset
     from simclr_tf.errors import UserError
     from simclr_tf.evaluation.monitor import FeatureMonitor
-    from simclr_tf.evaluation.protocols import evaluate_features
+    from simclr_tf.evaluation.protocols import FeatureSplit, evaluate_features
     from simclr_tf.features.teacher import load_teacher
     from simclr_tf.losses.nt_xent import nt_xent
     from simclr_tf.models.encoders import make_encoder
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from simclr_tf.models.resnet import ResNet
     from simclr_tf.optim.lars import LARS
     from simclr_tf.optim.schedules import WarmUpCosine
+    from simclr_tf.reports.evaluating import evaluate_encoder
+    from simclr_tf.reports.request import EvaluationRequest
     from simclr_tf.runs.run import train_and_evaluate
     from simclr_tf.training.classifier import Classifier
     from simclr_tf.training.distiller import Distiller
@@ -52,13 +54,16 @@ __all__ = [
     "Classifier",
     "Config",
     "Distiller",
+    "EvaluationRequest",
     "FeatureMonitor",
+    "FeatureSplit",
     "ProjectionHead",
     "ResNet",
     "SimCLR",
     "SimCLRAugment",
     "UserError",
     "WarmUpCosine",
+    "evaluate_encoder",
     "evaluate_features",
     "evaluation_dataset",
     "load_release_weights",
@@ -74,7 +79,9 @@ _HOME = {
     "Classifier": "training.classifier",
     "Config": "config",
     "Distiller": "training.distiller",
+    "EvaluationRequest": "reports.request",
     "FeatureMonitor": "evaluation.monitor",
+    "FeatureSplit": "evaluation.protocols",
     "LARS": "optim.lars",
     "ProjectionHead": "models.heads",
     "ResNet": "models.resnet",
@@ -82,6 +89,7 @@ _HOME = {
     "SimCLRAugment": "augment.layer",
     "UserError": "errors",
     "WarmUpCosine": "optim.schedules",
+    "evaluate_encoder": "reports.evaluating",
     "evaluate_features": "evaluation.protocols",
     "evaluation_dataset": "datasets.pipeline",
     "load_release_weights": "checkpoints.release",

@@ -84,10 +84,12 @@ def _evaluate(given: argparse.Namespace) -> None:
         raise UserError(f"Expected --seed below {2**31}; received: {given.seed}.")
     output = check_output_path("--output", _output(given), folder=False, overwrite=given.overwrite)
     start_tensorflow()
-    from simclr_tf.reports.evaluating import evaluate, table_of, write_evaluation
+    from simclr_tf.files.json_files import write_json
+    from simclr_tf.reports.evaluating import evaluate_encoder
     from simclr_tf.reports.request import EvaluationRequest
+    from simclr_tf.reports.tables import results_table
 
-    found = evaluate(
+    found = evaluate_encoder(
         EvaluationRequest(
             model=given.model,
             test_features=given.test_features,
@@ -110,8 +112,8 @@ def _evaluate(given: argparse.Namespace) -> None:
         ),
         say=lambda line: print(line, flush=True),
     )
-    print(table_of(found))
-    write_evaluation(output, found)
+    print(results_table(found["results"]))
+    write_json(output, found)
     print(f"Wrote {output}.")
     if given.output is None and output != _FILE:
         print(f"python -m simclr_tf.report {given.model} makes a page of it.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -165,10 +164,8 @@ def _earlier_settings(flag_values: flags.FlagValues, present: set[str]) -> tuple
             f"Expected a run's settings in {path}, as no --dataset is given; received: {error}. "
             "Pass the flags that the run was started with."
         ) from error
-    known = {field.name for field in dataclasses.fields(Config)}
-    kept = {name: value for name, value in saved.items() if name in known}
     now = Config.from_flag_values(flag_values)
     given = {name: getattr(now, name) for name in present}
-    config = Config(**{**kept, **given})
+    config = Config.from_settings({**saved, **given})
     config.validate()
     return config, [f"Evaluating with the settings of {path}."]

@@ -51,6 +51,16 @@ class Config(Settings):
             values["model_dir"] = os.path.expanduser(values["model_dir"])
         return cls(**values)
 
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Config:
+        """Returns recorded settings, without those that no longer exist.
+
+        Args:
+          settings: name -> value, as `to_dict` gives them and `flags.json` holds them.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in settings.items() if name in known})
+
     def to_dict(self) -> dict[str, Value]:
         """Returns every setting by name, as `flags.json` holds them."""
         return dataclasses.asdict(self)

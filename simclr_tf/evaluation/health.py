@@ -81,8 +81,7 @@ def feature_health(
     if not np.isfinite(features).all():
         raise ValueError("Expected features that are numbers; received: NaN or infinity.")
     draw = np.random.default_rng(seed)
-    if len(features) > MOST_ROWS:
-        features = features[np.sort(draw.choice(len(features), MOST_ROWS, replace=False))]
+    features = _some(features, MOST_ROWS, draw)
     rows = unit_rows(features)
     deviation = features.astype(np.float64).std(axis=0)
     alignment = accuracy = None
@@ -193,11 +192,8 @@ def _uniformity(rows: np.ndarray) -> float:
     for start in range(0, len(rows), 1024):
         block = rows[start : start + 1024]
         apart = np.maximum(2 - 2 * (block @ rows.T).astype(np.float64), 0)
-        total += float(np.exp(-UNIFORMITY_T * apart).sum()) - float(
-            np.exp(
-                -UNIFORMITY_T * apart[np.arange(len(block)), start + np.arange(len(block))]
-            ).sum()
-        )
+        terms = np.exp(-UNIFORMITY_T * apart)
+        total += float(terms.sum() - np.trace(terms[:, start:]))
     return float(np.log(total / pairs))
 
 

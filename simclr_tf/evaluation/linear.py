@@ -18,7 +18,8 @@ PENALTIES = tuple(float(x) for x in np.logspace(-6, 5, 45))
 VALIDATION_SHARE = 0.2
 MOST_ITERATIONS = 500
 _ROWS = 4096  # at a time, in float64
-# Up to so many values one thread fits fastest: several only wait for each other, busily.
+# Up to this many values one thread fits fastest: more threads busy-wait for each other
+# (raw digits, 4,000 x 784, on two cores: one thread takes a tenth of the processor time).
 _ONE_THREAD = 2**24
 
 
@@ -106,8 +107,7 @@ def ridge(
     """Ridge regression on one-hot labels in closed form: one decomposition serves every penalty.
 
     Cheap enough to run while training: its cost is that of the eigenvectors of a (d, d) matrix.
-    Features are standardised. The penalty is chosen as in
-    `logistic_regression`.
+    Features are standardised. The penalty is chosen as in `logistic_regression`.
 
     Args:
         train_features: (N, d).
@@ -151,9 +151,8 @@ class _RidgePath:
         self._scaler = _scaler(features)
         width = features.shape[1]
         gram, moment = np.zeros((width, width)), np.zeros((width, classes))
-        self._mean = np.full(classes, -1.0) + 2 * np.bincount(labels, minlength=classes) / len(
-            labels
-        )
+        shares = np.bincount(labels, minlength=classes) / len(labels)
+        self._mean = 2 * shares - 1  # of the targets
         for start in range(0, len(features), _ROWS):
             part = slice(start, start + _ROWS)
             rows = self._scaler.transform(features[part]).astype(np.float64)
@@ -182,8 +181,11 @@ def validation_part(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarr
     both.
 
     Args:
-        labels: (N,).
+        labels: (N,) class ids.
         seed: Of the draw.
+
+    Returns:
+        Ascending positions in `labels`, each image in one part.
 
     Example:
         >>> [len(part) for part in validation_part(np.zeros(10, int), seed=0)]

@@ -126,8 +126,7 @@ def _collect(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     features, labels = [], []
     for images, *rest in batches:
-        values = np.asarray(encoder(images))
-        features.append(values.mean(axis=(1, 2)) if values.ndim == 4 else values)
+        features.append(np.asarray(encoder(images)))
         if rest:
             labels.append(np.asarray(rest[0]))
     joined = np.concatenate(features) if features else np.zeros((0, 1), np.float32)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -13,17 +11,10 @@ from absl import logging
 from tensorflow import keras
 
 from simclr_tf.evaluation.collected import FeatureCollection, has_equal_channels
+from simclr_tf.evaluation.linear import MOST_ITERATIONS, logistic_regression
+from simclr_tf.evaluation.scores import top_k
 
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
-
-# Inverse regularisation strengths; the best on a held-out fifth of the training set is used.
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 NEIGHBOURS = 5
-_ITERATIONS = 200
-# Up to this many values one thread fits a probe fastest: more threads busy-wait for each other
-# (raw digits, 4,000 x 784, on two cores: one thread takes a tenth of the processor time).
-_ONE_THREAD = 2**24
 
 
 def evaluate_model(
@@ -58,56 +49,31 @@ def linear_probe(
     test_labels: np.ndarray,
     seed: int = 0,
 ) -> float:
-    """Test accuracy of logistic regression on frozen features.
-
-    Features are standardised by the training set; the strength of the L2 penalty is chosen on a
-    fifth of the training set, never on the test set.
+    """Test accuracy of logistic regression on frozen features; see `logistic_regression`.
 
     Args:
         train_features: (N, d).
-        train_labels: (N,) class ids.
+        train_labels: (N,) class ids from 0 on.
         test_features: (M, d).
         test_labels: (M,).
-        seed: Chooses the fifth.
+        seed: Chooses the fifth of the training images that chooses the penalty.
 
     Returns:
         Accuracy in [0, 1].
+
+    Raises:
+        ValueError: One class only.
 
     Source: SimCLR section 4.2 and appendix B.8 (L-BFGS logistic regression).
 
     Example:
         >>> linear_probe(features, labels, test_features, test_labels)
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import train_test_split
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits  # a dependency of scikit-learn
-
-    def fitted(strength: float, features: np.ndarray, labels: np.ndarray) -> Pipeline:
-        probe = LogisticRegression(C=strength, max_iter=_ITERATIONS, tol=1e-3)
-        with warnings.catch_warnings():  # reported once, below
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return make_pipeline(StandardScaler(), probe).fit(features, labels)
-
-    counts = np.unique(train_labels, return_counts=True)[1]
-    fit_x, held_x, fit_y, held_y = train_test_split(
-        train_features,
-        train_labels,
-        test_size=0.2,
-        random_state=seed,
-        stratify=train_labels if counts.min() >= 5 else None,
-    )
-    with threadpool_limits(1 if train_features.size <= _ONE_THREAD else None, user_api="blas"):
-        scores = [fitted(strength, fit_x, fit_y).score(held_x, held_y) for strength in STRENGTHS]
-        best = STRENGTHS[int(np.argmax(scores))]
-        final = fitted(best, train_features, train_labels)
-        accuracy = float(final.score(test_features, test_labels))
-    if int(np.max(final[-1].n_iter_)) >= _ITERATIONS:
+    found = logistic_regression(train_features, train_labels, test_features, seed=seed)
+    if not found.converged:
         text = "Logistic regression stopped at %d iterations: its accuracy is approximate."
-        logging.log_first_n(logging.WARNING, text, 1, _ITERATIONS)
-    return accuracy
+        logging.log_first_n(logging.WARNING, text, 1, MOST_ITERATIONS)
+    return top_k(test_labels, found.class_scores, 1)
 
 
 def nearest_neighbours(

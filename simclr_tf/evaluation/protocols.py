@@ -29,7 +29,7 @@ _MOST_CLASSES = 100_000
 _NEED_TRAINING = ("logistic_regression", "ridge", "knn", "few_labels")
 
 
-class Split(NamedTuple):
+class FeatureSplit(NamedTuple):
     """Features of one split.
 
     Attributes:
@@ -40,12 +40,12 @@ class Split(NamedTuple):
     features: np.ndarray
     labels: np.ndarray | None = None
 
-    def known(self) -> Split:
+    def known(self) -> FeatureSplit:
         """Returns the part whose labels are known."""
         if self.labels is None:
-            return Split(self.features[:0], np.zeros(0, np.int64))
+            return FeatureSplit(self.features[:0], np.zeros(0, np.int64))
         chosen = self.labels >= 0
-        return self if chosen.all() else Split(self.features[chosen], self.labels[chosen])
+        return self if chosen.all() else FeatureSplit(self.features[chosen], self.labels[chosen])
 
 
 def parse_protocols(text: str) -> list[str]:
@@ -67,8 +67,8 @@ def parse_protocols(text: str) -> list[str]:
 
 
 def evaluate_features(
-    train: Split,
-    test: Split,
+    train: FeatureSplit,
+    test: FeatureSplit,
     protocols: Sequence[str] = DEFAULT,
     *,
     seed: int = 0,
@@ -94,8 +94,9 @@ def evaluate_features(
         UserError: Features that are not numbers, of two widths, or no image.
 
     Example:
-        >>> results = evaluate_features(Split(features, labels), Split(test_features, test_labels))
-        >>> results["logistic_regression"]["top_1"]
+        >>> train = FeatureSplit(features, labels)
+        >>> test = FeatureSplit(test_features, test_labels)
+        >>> evaluate_features(train, test)["logistic_regression"]["top_1"]
     """
     for name, split in (("training", train), ("test", test)):
         _check(name, split)
@@ -126,7 +127,7 @@ def evaluate_features(
     return results
 
 
-def _check(name: str, split: Split) -> None:
+def _check(name: str, split: FeatureSplit) -> None:
     if split.features.ndim != 2:
         raise UserError(
             f"Expected one vector an image; received: {name} features of shape "
@@ -141,7 +142,7 @@ def _check(name: str, split: Split) -> None:
         )
 
 
-def _impossible(name: str, train: Split, test: Split) -> str | None:
+def _impossible(name: str, train: FeatureSplit, test: FeatureSplit) -> str | None:
     """Returns why a protocol that needs labels can't be done; None where it can."""
     assert train.labels is not None and test.labels is not None
     if not len(test.labels):
@@ -160,13 +161,13 @@ def _impossible(name: str, train: Split, test: Split) -> str | None:
     return None
 
 
-def _classes(train: Split, test: Split) -> int:
+def _classes(train: FeatureSplit, test: FeatureSplit) -> int:
     assert train.labels is not None and test.labels is not None
     return int(max(train.labels.max(), test.labels.max())) + 1
 
 
-def _linear(kind: str) -> Callable[[Split, Split, int], Json]:
-    def run(train: Split, test: Split, seed: int) -> Json:
+def _linear(kind: str) -> Callable[[FeatureSplit, FeatureSplit, int], Json]:
+    def run(train: FeatureSplit, test: FeatureSplit, seed: int) -> Json:
         assert train.labels is not None and test.labels is not None
         data = (train.features, train.labels, test.features)
         classes = _classes(train, test)
@@ -183,12 +184,12 @@ def _linear(kind: str) -> Callable[[Split, Split, int], Json]:
             "validation_accuracy": found.validation_accuracy,
             "converged": found.converged,
         }
-        return {"settings": settings, **_scores(test.labels, found.class_scores)}
+        return {"settings": settings, **classification_scores(test.labels, found.class_scores)}
 
     return run
 
 
-def _knn(train: Split, test: Split, seed: int) -> Json:
+def _knn(train: FeatureSplit, test: FeatureSplit, seed: int) -> Json:
     assert train.labels is not None and test.labels is not None
     ks = [k for k in neighbours.NEIGHBOURS if k <= len(train.features)]
     rows = []
@@ -203,7 +204,7 @@ def _knn(train: Split, test: Split, seed: int) -> Json:
     return {"settings": {"similarity": "cosine", "votes": "exp(s / T)"}, "rows": rows, **note}
 
 
-def _few_labels(train: Split, test: Split, seed: int) -> Json:
+def _few_labels(train: FeatureSplit, test: FeatureSplit, seed: int) -> Json:
     assert train.labels is not None and test.labels is not None
     seeds = [seed + i for i in few_labels.SEEDS]
     rows = few_labels.few_label_accuracy(
@@ -213,18 +214,18 @@ def _few_labels(train: Split, test: Split, seed: int) -> Json:
     return {"settings": settings, "rows": rows}
 
 
-def _verification(train: Split, test: Split, seed: int) -> Json:
+def _verification(train: FeatureSplit, test: FeatureSplit, seed: int) -> Json:
     assert test.labels is not None
     return dict(pairs.verification(test.features, test.labels, seed))
 
 
-def _retrieval(train: Split, test: Split, seed: int) -> Json:
+def _retrieval(train: FeatureSplit, test: FeatureSplit, seed: int) -> Json:
     assert test.labels is not None
     at = [k for k in pairs.PRECISION_AT if k < len(test.labels)]
     return pairs.retrieval_scores(test.features, test.labels, at)
 
 
-def _health(test: Split, seed: int, views: tuple[np.ndarray, np.ndarray] | None) -> Json:
+def _health(test: FeatureSplit, seed: int, views: tuple[np.ndarray, np.ndarray] | None) -> Json:
     if len(test.features) < 2:
         return {"skipped": "fewer than two test images"}
     found = health.feature_health(test.features, views, seed)
@@ -237,11 +238,7 @@ def _is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _scores(labels: np.ndarray, class_scores: np.ndarray) -> Json:
-    return dict(classification_scores(labels, class_scores))
-
-
-_PROTOCOL_FUNCTIONS: dict[str, Callable[[Split, Split, int], Json]] = {
+_PROTOCOL_FUNCTIONS: dict[str, Callable[[FeatureSplit, FeatureSplit, int], Json]] = {
     "logistic_regression": _linear("logistic_regression"),
     "ridge": _linear("ridge"),
     "knn": _knn,

@@ -22,16 +22,13 @@ class Scores(TypedDict):
     confusion: list[list[int]] | None
 
 
-def classification_scores(
-    labels: np.ndarray, class_scores: np.ndarray, num_classes: int | None = None
-) -> Scores:
+def classification_scores(labels: np.ndarray, class_scores: np.ndarray) -> Scores:
     """Scores predictions as the field reports them.
 
     Args:
         labels: (N,) class ids from 0 on.
         class_scores: (N, num_classes) one score a class, larger is likelier: probabilities, votes
             or logits.
-        num_classes: Number of classes; None: that of `class_scores`.
 
     Returns:
         `top_1`, `top_5` (the class is among the five of highest score; with five classes or fewer
@@ -59,7 +56,7 @@ def classification_scores(
             f"Expected scores (N, classes) of N labelled images; received: scores "
             f"{class_scores.shape} and {len(labels)} labels."
         )
-    classes = class_scores.shape[1] if num_classes is None else num_classes
+    classes = class_scores.shape[1]
     predicted = class_scores.argmax(axis=1)
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=np.arange(classes), zero_division=0

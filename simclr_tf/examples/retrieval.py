@@ -12,7 +12,7 @@ from simclr_tf.datasets.apart import check_file_apart
 from simclr_tf.datasets.folder_walk import left_out_line
 from simclr_tf.errors import UserError
 from simclr_tf.examples.pictures import save_figure
-from simclr_tf.features.extractor import Extractor, feature_batches, load_extractor
+from simclr_tf.features.extractor import Extractor, as_vectors, feature_batches, load_extractor
 
 _THUMBNAIL = 64  # pixels; side of the pictures that are drawn
 _RAW = 32  # pixels; side at which raw pixels are compared
@@ -131,8 +131,7 @@ def embed(extract: Extractor, source: ImageSource, batch_size: int, max_images: 
     parts: list[dict[str, np.ndarray]] = []
     with source.user_errors(), tqdm(desc="Embedding", unit=" images", delay=2) as bar:
         for columns, _ in feature_batches(source, extract, batch_size, thumbnail=side):
-            if columns["features"].ndim == 4:
-                columns["features"] = columns["features"].mean(axis=(1, 2))
+            columns["features"] = as_vectors(columns["features"])
             parts.append({n: v[: max_images - bar.n] for n, v in columns.items()})
             bar.update(len(parts[-1]["index"]))
             if bar.n >= max_images:

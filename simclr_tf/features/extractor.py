@@ -95,6 +95,11 @@ class Extractor:
         return tf.cast(self._run(to_float(images)), tf.float32)
 
 
+def as_vectors(features: np.ndarray) -> np.ndarray:
+    """Returns maps (N, h, w, d) averaged over space; vectors as they are."""
+    return features.mean(axis=(1, 2)) if features.ndim == 4 else features
+
+
 def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> Extractor:
     """Loads a SavedModel (ours, the release's, or any that is called in the same way).
 

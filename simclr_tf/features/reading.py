@@ -25,13 +25,11 @@ class FeatureTable(NamedTuple):
         features: float32 (N, d).
         labels: int64 (N,) class ids, or None.
         class_names: Names by class id, or None.
-        files: Path of each image below its folder, or None.
     """
 
     features: np.ndarray
     labels: np.ndarray | None = None
     class_names: list[str] | None = None
-    files: list[str] | None = None
 
 
 def is_feature_file(path: str) -> bool:
@@ -43,8 +41,8 @@ def read_features(path: str) -> FeatureTable:
     """Reads a file of features.
 
     Args:
-        path: `.npz` (arrays `features`, and `label`, `class_names`, `file` where known), `.parquet`
-            or `.tsv` (columns `label`, `class`, `file`, and `features` or `f0`, `f1`, ...).
+        path: `.npz` (arrays `features`, and `label`, `class_names` where known), `.parquet` or
+            `.tsv` (columns `label`, `class`, and `features` or `f0`, `f1`, ...).
 
     Raises:
         UserError: No such file, or it holds no features.
@@ -83,8 +81,7 @@ def _read_npz(path: str) -> FeatureTable:
     with np.load(path, allow_pickle=False) as file:
         labels = file["label"].astype(np.int64) if "label" in file else None
         names = file["class_names"].tolist() if "class_names" in file else None
-        files = file["file"].tolist() if "file" in file else None
-        return FeatureTable(file["features"].astype(np.float32), labels, names, files)
+        return FeatureTable(file["features"].astype(np.float32), labels, names)
 
 
 def _read_parquet(path: str) -> FeatureTable:
@@ -119,4 +116,4 @@ def _from_columns(features: np.ndarray, columns: dict[str, list[str]]) -> Featur
         if "class" in columns and len(labels):
             known = dict(zip(labels.tolist(), columns["class"], strict=True))
             names = [known.get(i, str(i)) for i in range(int(labels.max()) + 1)]
-    return FeatureTable(features.astype(np.float32), labels, names, columns.get("file"))
+    return FeatureTable(features.astype(np.float32), labels, names)

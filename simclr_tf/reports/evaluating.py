@@ -1,4 +1,4 @@
-"""Evaluation of any encoder on any images, or of features from files, as `evaluate` does it."""
+"""Evaluation of any encoder on any images, or of features from files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from simclr_tf import __version__
 from simclr_tf.datasets import ImageSource, open_source
 from simclr_tf.devices.process_state import isolated
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.protocols import PROTOCOLS, Split, evaluate_features
+from simclr_tf.evaluation.protocols import PROTOCOLS, FeatureSplit, evaluate_features
 from simclr_tf.features.extractor import Embeds
 from simclr_tf.features.reading import is_feature_file
-from simclr_tf.files.json_files import write_json
 from simclr_tf.reports import feature_tables, image_features, sgd
 from simclr_tf.reports.request import EvaluationRequest
 from simclr_tf.reports.supervised import train_supervised
-from simclr_tf.reports.tables import results_table
 from simclr_tf.typing import Json
 from tf_hub_export.extractors import OpenedEncoder, checksum_of, open_encoder, untrained_like
 
@@ -29,10 +27,9 @@ THIS = "this model"
 UNTRAINED = "same encoder, untrained"
 PIXELS = "raw pixels"
 SUPERVISED = "supervised, same length"
-_DATA_SETTINGS = ("dataset", "data_dir", "eval_fraction", "on_bad_image", "transparent")
 
 
-def evaluate(request: EvaluationRequest, say: Say | None = None) -> Json:
+def evaluate_encoder(request: EvaluationRequest, say: Say | None = None) -> Json:
     """Evaluates an encoder or features by the field's protocols.
 
     Args:
@@ -47,7 +44,8 @@ def evaluate(request: EvaluationRequest, say: Say | None = None) -> Json:
         UserError: Model, images, features or names do not fit.
 
     Example:
-        >>> evaluate(EvaluationRequest('runs/digits'))['results']['this model']['ridge']['top_1']
+        >>> found = evaluate_encoder(EvaluationRequest('runs/digits'))
+        >>> found['results']['this model']['ridge']['top_1']
     """
     say = say or _silent
     began = time.monotonic()
@@ -63,16 +61,6 @@ def evaluate(request: EvaluationRequest, say: Say | None = None) -> Json:
         "versions": _versions(),
         "seconds": round(time.monotonic() - began, 1),
     }
-
-
-def write_evaluation(path: str, found: Json) -> None:
-    """Writes what `evaluate` returned, complete or not at all."""
-    write_json(path, found)
-
-
-def table_of(found: Json) -> str:
-    """Returns the results of `evaluate` as text, a column for each kind of features."""
-    return results_table(found["results"])
 
 
 def _silent(line: str) -> None:
@@ -96,8 +84,8 @@ def _evaluate_file(request: EvaluationRequest, say: Say) -> Json:
         say("No --test_features: a fifth of the images is held out for the test.")
     _say_shared(train.features, test.features, say)
     results = evaluate_features(
-        Split(train.features, train.labels),
-        Split(test.features, test.labels),
+        FeatureSplit(train.features, train.labels),
+        FeatureSplit(test.features, test.labels),
         request.protocols,
         seed=request.seed,
         on_protocol=_announcing(say, THIS),
@@ -229,30 +217,26 @@ def _evaluate_images(
 def _open_data(
     request: EvaluationRequest, opened: OpenedEncoder, say: Say
 ) -> tuple[ImageSource, ImageSource]:
-    settings = {name: opened.settings.get(name) for name in _DATA_SETTINGS}
-    settings.update(
-        {
-            name: getattr(request, name)
-            for name in ("dataset", "data_dir", "eval_fraction")
-            if getattr(request, name, None) is not None
-        }
-    )
-    settings["transparent"] = request.transparent or opened.extract.transparent
-    if request.dataset is not None:  # nothing that the run says of other data holds
-        settings["data_dir"] = request.data_dir
-    dataset = settings.pop("dataset")
+    # Another data set than the run's lies elsewhere and has other splits.
+    of_run = opened.settings if request.dataset is None else {}
+    dataset = request.dataset or of_run.get("dataset")
     if dataset is None:
         raise UserError(
             f"Expected --dataset, as nothing in {request.model} says which images to take; "
             "received: none. Pass it, and --train_split and --test_split where they are not "
             "train and test."
         )
-    # Another data set than the run's has other splits.
-    own = request.dataset is None
     splits = (
-        request.train_split or (opened.settings.get("train_split") if own else None) or "train",
-        request.test_split or (opened.settings.get("eval_split") if own else None) or "test",
+        request.train_split or of_run.get("train_split") or "train",
+        request.test_split or of_run.get("eval_split") or "test",
     )
+    fraction = request.eval_fraction
+    settings: Json = {
+        "data_dir": request.data_dir or of_run.get("data_dir"),
+        "eval_fraction": opened.settings.get("eval_fraction") if fraction is None else fraction,
+        "on_bad_image": opened.settings.get("on_bad_image"),
+        "transparent": request.transparent or opened.extract.transparent,
+    }
     given = {name: value for name, value in settings.items() if value is not None}
     sources = []
     for split in splits:

@@ -14,8 +14,9 @@ from simclr_tf.datasets import ImageSource
 from simclr_tf.datasets.pipeline import training_dataset
 from simclr_tf.devices.memory import available_memory, in_words
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.protocols import Split
-from simclr_tf.features.extractor import Embeds, feature_batches
+from simclr_tf.evaluation.collected import has_equal_channels
+from simclr_tf.evaluation.protocols import FeatureSplit
+from simclr_tf.features.extractor import Embeds, as_vectors, feature_batches
 from simclr_tf.runs.building import view_options
 from simclr_tf.typing import Json
 
@@ -42,7 +43,7 @@ class RawPixels:
         return small.reshape(len(small), -1)
 
 
-def embed(source: ImageSource, extract: Embeds, batch_size: int, name: str) -> Split:
+def embed(source: ImageSource, extract: Embeds, batch_size: int, name: str) -> FeatureSplit:
     """Returns the features of all readable images of a source.
 
     Args:
@@ -63,23 +64,25 @@ def embed(source: ImageSource, extract: Embeds, batch_size: int, name: str) -> S
         tqdm(total=source.num_examples, desc=name, unit=" images", delay=2, leave=False) as bar,
     ):
         for columns, seen in feature_batches(source, extract, batch_size):
-            batch = columns["features"]
-            features.append(batch.mean(axis=(1, 2)) if batch.ndim == 4 else batch)
+            features.append(as_vectors(columns["features"]))
             if "label" in columns:
                 labels.append(columns["label"])
             bar.update(seen - bar.n)
     if not sum(map(len, features)):
         raise UserError(f"Expected readable images in '{source.name}'; received: none.")
-    return Split(np.concatenate(features), np.concatenate(labels) if labels else None)
+    return FeatureSplit(np.concatenate(features), np.concatenate(labels) if labels else None)
 
 
-def without_equal_channels(train: Split, test: Split) -> tuple[Split, Split]:
+def without_equal_channels(
+    train: FeatureSplit, test: FeatureSplit
+) -> tuple[FeatureSplit, FeatureSplit]:
     """Returns raw pixels of grey images with one channel in place of three equal ones."""
-    pixels = [part.features.reshape(len(part.features), -1, 3) for part in (train, test)]
-    if not all((p == p[..., :1]).all() for p in pixels):
+    parts = (train, test)
+    pixels = [part.features.reshape(len(part.features), 1, -1, 3) for part in parts]
+    if not all(map(has_equal_channels, pixels)):
         return train, test
-    first = [np.ascontiguousarray(p[..., 0]) for p in pixels]
-    return Split(first[0], train.labels), Split(first[1], test.labels)
+    first, second = (np.ascontiguousarray(p[:, 0, :, 0]) for p in pixels)
+    return FeatureSplit(first, train.labels), FeatureSplit(second, test.labels)
 
 
 def two_views(
@@ -106,7 +109,7 @@ def two_views(
             for view, part in enumerate(parts):
                 drawn_by = tf.constant([seed, 2 * number + view], tf.int32)
                 part.append(extract(augment(inputs, seed=drawn_by)))
-    first, second = (_vectors(np.concatenate(part)) for part in parts)
+    first, second = (as_vectors(np.concatenate(part)) for part in parts)
     return first, second
 
 
@@ -130,13 +133,7 @@ def drawn(count: int, most: int, seed: int) -> np.ndarray | None:
 def _options(settings: Json, image_size: tuple[int, int]) -> Json:
     if "augmentations" not in settings:
         return {"image_size": image_size}
-    known = Config.__dataclass_fields__
-    config = Config(**{name: value for name, value in settings.items() if name in known})
-    return {**view_options(config), "image_size": image_size}
-
-
-def _vectors(features: np.ndarray) -> np.ndarray:
-    return features.mean(axis=(1, 2)) if features.ndim == 4 else features
+    return {**view_options(Config.from_settings(settings)), "image_size": image_size}
 
 
 def _check_memory(source: ImageSource, extract: Embeds) -> None:

@@ -10,7 +10,7 @@ from simclr_tf.evaluation.protocols import DEFAULT
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationRequest:
-    """What `evaluate` is asked for; None stands for what the model's own run says.
+    """What `evaluate_encoder` is asked for; None stands for what the model's own run says.
 
     Attributes:
         model: What `tf_hub_export.extractors.open_encoder` opens, or a file of features.

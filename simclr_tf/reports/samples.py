@@ -10,7 +10,7 @@ import numpy as np
 
 from simclr_tf.datasets import open_source
 from simclr_tf.evaluation.neighbours import nearest_by_cosine, unit_rows
-from simclr_tf.features.extractor import feature_batches
+from simclr_tf.features.extractor import as_vectors, feature_batches
 from simclr_tf.reports.image_features import drawn
 from simclr_tf.typing import Json
 from tf_hub_export.extractors import open_encoder
@@ -62,9 +62,7 @@ def read_samples(folder: str, settings: Json, seed: int = 0) -> Samples:
     some = source if chosen is None else source.subset(chosen)
     parts = list(_batches(some, opened.extract))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    features = joined["features"]
-    if features.ndim == 4:
-        features = features.mean(axis=(1, 2))
+    features = as_vectors(joined["features"])
     names = source.class_names
     labels = None
     if "label" in joined:

@@ -12,7 +12,7 @@ from simclr_tf.datasets import ImageSource
 from simclr_tf.datasets.pipeline import training_dataset
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.linear import validation_part
-from simclr_tf.evaluation.protocols import Split
+from simclr_tf.evaluation.protocols import FeatureSplit
 from simclr_tf.evaluation.scores import classification_scores
 from simclr_tf.evaluation.sgd_probe import LEARNING_RATE, sgd_probe
 from simclr_tf.reports.image_features import embed
@@ -22,7 +22,7 @@ from tf_hub_export.extractors import OpenedEncoder
 
 
 def probe_images(
-    opened: OpenedEncoder, train: ImageSource, test: Split, request: EvaluationRequest
+    opened: OpenedEncoder, train: ImageSource, test: FeatureSplit, request: EvaluationRequest
 ) -> Json:
     """Trains the SGD probe on a source and scores it on test features.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.runs.run import train_and_evaluate
@@ -50,8 +48,6 @@ def train_supervised(settings: Json, folder: str, changes: Json) -> tuple[Opened
             "Expected the model_dir of a run for a supervised baseline of the same length; "
             "received: a model that does not say how it was trained. Leave --supervised_dir away."
         )
-    known = {field.name for field in dataclasses.fields(Config)}
-    kept = {name: value for name, value in settings.items() if name in known}
-    config = Config(**{**kept, **changes, **_FROM_SCRATCH, "model_dir": folder})
+    config = Config.from_settings({**settings, **changes, **_FROM_SCRATCH, "model_dir": folder})
     results = train_and_evaluate(config, export_saved_model)
     return open_encoder(folder), float(results["eval/label_top_1_accuracy"])

@@ -15,16 +15,21 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
+from tensorflow import keras
 from tiny_runs import TINY
 
 from simclr_tf import embed
+from simclr_tf.datasets import open_source
 from simclr_tf.evaluate import main
 from simclr_tf.evaluation.protocols import PROTOCOLS
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import ResNet
+from simclr_tf.reports import image_features, sgd
+from simclr_tf.reports.request import EvaluationRequest
 from simclr_tf.run import main as train
 from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import export_model
+from tf_hub_export.extractors import open_encoder
 
 Evaluate = Callable[..., tuple[int, str, str]]
 FAST = ["--max_images=80", "--protocols=knn,health"]
@@ -299,6 +304,66 @@ def test_maps_and_heads(a_run: Path, evaluate: Evaluate) -> None:
     code, out, err = evaluate("module", "--endpoint=block_group1", *data, *names)
     assert code == 0, err
     assert read()["results"]["this model"]["sgd_probe"]["settings"]["epochs"] == 1
+
+
+@pytest.mark.one_lane
+def test_an_export_says_itself_how_it_was_trained(a_run: Path, evaluate: Evaluate) -> None:
+    """Without a Keras model that can be read: data, splits and transparency are in its card."""
+    shutil.copytree(next((a_run / "saved_model").iterdir()), "export")
+    Path("export/model.keras").write_bytes(b"of another Keras")
+    card = read("export/model.json")
+    card["input"]["transparent"] = "black"
+    Path("export/model.json").write_text(json.dumps(card))
+    code, out, err = evaluate("export", *FAST, "--output=e.json")
+    assert code == 0 and "No untrained encoder" in out, err
+    found = read("e.json")
+    assert found["data"]["test_split"] == "test[:32]" and found["data"]["train_images"] == 64
+    assert found["model"]["transparent"] == "black" and found["model"]["step"] == 2
+    assert evaluate("export", *FAST, "--transparent=mean", "--output=m.json")[0] == 0
+    assert read("m.json")["model"]["transparent"] == "mean"
+
+
+@pytest.mark.one_lane
+def test_a_network_of_pictures_that_are_no_squares(evaluate: Evaluate) -> None:
+    images = keras.Input((6, 10, 3))
+    keras.Model(images, keras.layers.GlobalAveragePooling2D()(images)).save("wide.keras")
+    data = ["--dataset=mnist_5k", "--train_split=train[:64]", "--test_split=test[:32]"]
+    names = ["--protocols=health,sgd_probe", "--sgd_epochs=1", "--sgd_batch_size=16"]
+    code, _, err = evaluate("wide.keras", *data, *names, "--baselines=off")
+    assert code == 0, err
+    assert read()["model"]["image_size"] == [6, 10]
+    assert read()["results"]["this model"]["health"]["alignment"] is not None
+
+
+@pytest.mark.one_lane
+def test_a_class_that_one_file_lacks(evaluate: Evaluate) -> None:
+    def table(name: str, classes: list[int]) -> str:
+        names = ["ant", "bird", "cat"]
+        lines = [f"{i}\t{c}\t{names[c]}\t{i / 9}\t{c}" for i, c in enumerate(classes)]
+        Path(name).write_text("\n".join(["index\tlabel\tclass\tf0\tf1", *lines, ""]))
+        return name
+
+    train, test = table("a.tsv", [0, 1, 2, 0, 1, 2]), table("b.tsv", [0, 2, 2, 0])
+    code, _, err = evaluate(train, f"--test_features={test}", "--protocols=ridge")
+    assert code == 0, err
+    Path(test).write_text(Path(test).read_text().replace("cat", "dog"))
+    code, _, err = evaluate(train, f"--test_features={test}", "--output=other.json")
+    assert code == 2 and "class 2 is 'cat' and 'dog'" in err
+
+
+@pytest.mark.one_lane
+def test_the_sgd_probe_leaves_unknown_labels_out(a_run: Path) -> None:
+    source = open_source("mnist_5k", "train[:48]")
+    hidden = source.hide_labels(np.arange(32))
+    assert set(hidden.read_labels()[32:]) == {-1}
+    opened = open_encoder(str(a_run))
+    test = image_features.embed(open_source("mnist_5k", "test[:32]"), opened.extract, 32, "test")
+    request = EvaluationRequest(str(a_run), sgd_epochs=2, sgd_batch_size=8)
+    part = sgd.probe_images(opened, hidden, test, request)
+    known = sgd.probe_images(opened, source.subset(np.arange(32)), test, request)
+    assert part == known
+    nothing = sgd.probe_images(opened, source.hide_labels(np.zeros(0, int)), test, request)
+    assert nothing == {"skipped": "the training images are not of two classes"}
 
 
 @pytest.mark.one_lane

@@ -81,7 +81,8 @@ def test_settings_run_to_the_end(command: Command, working_folder: Path, name: s
 def test_two_replicas_equal_one(command: Command, working_folder: Path) -> None:
     """Two processors with half the batch each learn the same, and evaluate uneven batches."""
     # Views of the host: on a device each replica draws its own.
-    arguments = [*OFTEN, "--augment_on=host", "--mode=train_then_eval", "--eval_batch_size=15"]
+    arguments = [*OFTEN, "--augment_on=host", "--mode=train_then_eval", "--eval_batch_size=15",
+                 "--online_eval=always"]  # fmt: skip
     replicas = ["--cpu_replicas=2", "--strategy=mirrored", "--model_dir=two"]
     started = process(*arguments, *replicas, wait=False)
     command(*arguments, "--model_dir=one")
@@ -91,6 +92,9 @@ def test_two_replicas_equal_one(command: Command, working_folder: Path) -> None:
     assert len(ours) == len(theirs) == 6
     for step, expected in zip(ours, theirs, strict=True):
         assert step == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    measured = (rows(run, "online_evaluation.csv") for run in (two, one))
+    for step, expected in zip(*measured, strict=True):
+        assert step == pytest.approx(expected, rel=1e-2, abs=0.1)
     assert results(two) == pytest.approx(results(one), rel=1e-3, abs=1e-5)
     assert results(two)["global_step"] == 6
     before = results(two)

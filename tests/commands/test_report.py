@@ -166,6 +166,18 @@ def test_runs_that_are_none_or_broken(runs: Path, report: Report, tmp_path: Path
 
 
 @pytest.mark.one_lane
+def test_an_evaluation_of_an_earlier_step_says_so(runs: Path, report: Report) -> None:
+    shutil.copytree(runs / "digits", "digits")
+    assert report("digits", "--samples=off", "--output=now.html")[0] == 0
+    assert "Of step" not in Path("now.html").read_text(encoding="utf-8")
+    with open("digits/metrics.csv", "a") as file:
+        file.write("9,1.0\n")
+    assert report("digits", "--samples=off", "--output=later.html")[0] == 0
+    said = "Of step 4; the run has reached step 9."
+    assert said in Path("later.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.one_lane
 def test_a_missing_package_is_named(
     runs: Path, report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,7 +212,8 @@ def test_the_cost_stays_below_its_share(
             assert online._spent <= 0.03 * clock.now + 0.03 * cost
     assert online.count == {0.1: 100, 2.0: 15, 50.0: 1}[cost]
     line = online.line()
-    assert line is not None and f"{online.count} times" in line or online.count == 1
+    times = "once" if online.count == 1 else f"{online.count} times"
+    assert line is not None and f"Measured the features {times} while" in line
 
 
 def test_gain_in_both_directions() -> None:

@@ -95,9 +95,9 @@ def assert_same_weights(first: Path, second: Path, only: str = "", rtol: float =
         np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, atol=1e-6, err_msg=name)
 
 
-def rows(folder: Path) -> list[dict[str, float]]:
-    """Returns the rows of metrics.csv."""
-    with open(folder / "metrics.csv", newline="") as file:
+def rows(folder: Path, name: str = "metrics.csv") -> list[dict[str, float]]:
+    """Returns the rows of a table that a run wrote."""
+    with open(folder / name, newline="") as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
