@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -86,7 +85,7 @@ def write_comparison(records: Sequence[RunRecord], path: str) -> None:
 def differing_settings(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
     """Returns a header and rows: settings that are not the same in all runs."""
     names = dict.fromkeys(name for record in records for name in record.settings)
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    defaults = Config().to_dict()
     rows = []
     for name in names:
         values = [r.settings.get(name, defaults.get(name)) for r in records]
@@ -136,7 +135,7 @@ def _summary(page: Page, record: RunRecord) -> None:
 
 def _settings(page: Page, record: RunRecord) -> None:
     settings = record.settings
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    defaults = Config().to_dict()
     chosen = [
         [name, str(value)]
         for name, value in settings.items()

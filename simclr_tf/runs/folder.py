@@ -111,7 +111,7 @@ def as_begun(config: Config) -> tuple[Config, list[str]]:
     earlier = read_settings(str(config.model_dir))
     if earlier is None:
         return config, []
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    defaults = Config().to_dict()
     taken = {
         name: value
         for name, value in unsaid(earlier).items()
