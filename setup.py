@@ -61,6 +61,8 @@ INSTALL_REQUIRES = [
     "scikit-learn>=1.1",
     "threadpoolctl>=2",
     "scipy>=1.8",
+    # The checksums of TFRecord files; TensorFlow's own reader finds no record by its place.
+    "google-crc32c>=1.5",
     # Pictures of views, curves and embeddings.
     "matplotlib>=3.5",
     # Progress of downloads and evaluations.
@@ -77,13 +79,36 @@ ONNX = [
     f"onnx>=1.16{KERAS_3}",
     "onnxruntime>=1.17",
 ]
+# KerasCV's successor (--encoder=keras_hub.NAME), for Keras 3 alone.
+KERAS_HUB = [f"keras-hub>=0.20{KERAS_3}"]
 # Features as Parquet files. tensorflow-datasets brings it too, but any version: from 26 on it
 # imports only beside the second NumPy.
 PARQUET = [f"pyarrow>=14,<26{KERAS_2}", f"pyarrow>=14{KERAS_3}"]
+# TIFF files of any number of channels; imagecodecs for compressed ones (LZW, Deflate, JPEG, ...).
+TIFF = ["tifffile>=2023.9", "imagecodecs>=2023.9"]
+# DICOM files.
+DICOM = ["pydicom>=3"]
 # The page of a run (python -m simclr_tf.report): charts, and the scripts that draw them offline.
 REPORT = ["altair>=5.4", "vl-convert-python>=1.7"]
+# --loggers=mlflow. The skinny package is the client, without the server, its pages and pandas.
+# SQLAlchemy and Alembic are for the local store, an SQLite file: MLflow refuses plain files now.
+# Older ones print their migrations.
+MLFLOW = ["mlflow-skinny>=3.17", "sqlalchemy>=2.0.20", "alembic>=1.13"]
+# --loggers=wandb. From 0.29 on it needs protobuf >= 5, TensorFlow 2.15 needs protobuf < 5.
+WANDB = [f"wandb>=0.28,<0.29{KERAS_2}", f"wandb>=0.30{KERAS_3}"]
+# Many runs from one command (python -m simclr_tf.sweep): how the next is drawn, and which setting
+# mattered. Its stores of trials are not used.
+SWEEP = ["optuna>=5"]
+# Average precision of boxes (python -m simclr_tf.examples.detect) by COCO's own code. The oldest
+# that has wheels for every Python here; they import beside either NumPy.
+DETECTION = ["pycocotools>=2.0.10"]
+LIBRARIES = [
+    *HUB, *ONNX, *KERAS_HUB, *PARQUET, *TIFF, *DICOM, *REPORT, *MLFLOW, *WANDB, *SWEEP, *DETECTION,
+]  # fmt: skip
+# Runs the notebooks of docs/ as Jupyter does: a reader of files, a client, a kernel.
+NOTEBOOKS = ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"]
 # Kinds of input rather than single cases: hypothesis draws them.
-TEST = ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6", *HUB, *ONNX, *PARQUET, *REPORT]
+TEST = ["pytest>=7.4", "pytest-xdist>=3.3", "hypothesis>=6", *NOTEBOOKS, *LIBRARIES]
 # Drives a Chromium that is installed beside it: does a report's page work in a browser?
 BROWSER = ["playwright>=1.40"]
 
@@ -118,8 +143,15 @@ setup(
         ],
         "hub": HUB,
         "onnx": ONNX,
+        "keras-hub": KERAS_HUB,
         "parquet": PARQUET,
+        "tiff": TIFF,
+        "dicom": DICOM,
         "report": REPORT,
+        "mlflow": MLFLOW,
+        "wandb": WANDB,
+        "sweep": SWEEP,
+        "detection": DETECTION,
         "test": TEST,
         "docs": DOCS,
         "dev": [*TEST, *DOCS, *BROWSER, "ruff>=0.6", "mypy>=1.10", "pre-commit>=3"],

@@ -7,8 +7,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 PROMISED = [
-    "absl", "keras_cv", "matplotlib", "numpy", "PIL", "scipy", "simclr_tf", "sklearn",
-    "tensorboard", "tensorflow", "tensorflow_datasets", "tf_hub_export", "tqdm",
+    "absl", "google_crc32c", "keras_cv", "matplotlib", "numpy", "PIL", "scipy", "simclr_tf",
+    "sklearn", "tensorboard", "tensorflow", "tensorflow_datasets", "tf_hub_export", "tqdm",
 ]  # fmt: skip
 if sys.version_info < (3, 12):
     PROMISED.append("tensorflow_addons")

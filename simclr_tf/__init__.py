@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from simclr_tf.evaluation.monitor import FeatureMonitor
     from simclr_tf.evaluation.protocols import FeatureSplit, evaluate_features
     from simclr_tf.features.teacher import load_teacher
+    from simclr_tf.losses.contrastive_loss import ContrastiveLoss
+    from simclr_tf.losses.named import make_loss
     from simclr_tf.losses.nt_xent import nt_xent
     from simclr_tf.models.encoders import make_encoder
     from simclr_tf.models.heads import ProjectionHead
@@ -47,16 +49,21 @@ if TYPE_CHECKING:
     from simclr_tf.runs.run import train_and_evaluate
     from simclr_tf.training.classifier import Classifier
     from simclr_tf.training.distiller import Distiller
+    from simclr_tf.training.dual_encoder import DualEncoder
+    from simclr_tf.training.multi_label import MultiLabelClassifier
     from simclr_tf.training.simclr import SimCLR
 
 __all__ = [
     "LARS",
     "Classifier",
     "Config",
+    "ContrastiveLoss",
     "Distiller",
+    "DualEncoder",
     "EvaluationRequest",
     "FeatureMonitor",
     "FeatureSplit",
+    "MultiLabelClassifier",
     "ProjectionHead",
     "ResNet",
     "SimCLR",
@@ -69,6 +76,7 @@ __all__ = [
     "load_release_weights",
     "load_teacher",
     "make_encoder",
+    "make_loss",
     "nt_xent",
     "open_source",
     "train_and_evaluate",
@@ -78,11 +86,14 @@ __all__ = [
 _HOME = {
     "Classifier": "training.classifier",
     "Config": "config",
+    "ContrastiveLoss": "losses.contrastive_loss",
     "Distiller": "training.distiller",
+    "DualEncoder": "training.dual_encoder",
     "EvaluationRequest": "reports.request",
     "FeatureMonitor": "evaluation.monitor",
     "FeatureSplit": "evaluation.protocols",
     "LARS": "optim.lars",
+    "MultiLabelClassifier": "training.multi_label",
     "ProjectionHead": "models.heads",
     "ResNet": "models.resnet",
     "SimCLR": "training.simclr",
@@ -95,6 +106,7 @@ _HOME = {
     "load_release_weights": "checkpoints.release",
     "load_teacher": "features.teacher",
     "make_encoder": "models.encoders",
+    "make_loss": "losses.named",
     "nt_xent": "losses.nt_xent",
     "open_source": "datasets",
     "train_and_evaluate": "runs.run",

@@ -13,6 +13,7 @@ _WHAT = {
     "augment": "batched views on the device against the same operations per image in tf.data",
     "step": "a training step of SimCLR against a lean Keras step of the same network",
     "loss": "NT-Xent in blocks against the plain form, forward and backward",
+    "losses": "every contrastive loss against NT-Xent, forward and backward",
     "input": "the input pipeline alone, and the share of the time that a step waits for it",
 }
 
@@ -82,6 +83,8 @@ def _measure(given: argparse.Namespace) -> None:
         rows = compute.augmentation(image_size, size, given.seconds)
     elif given.what == "loss":
         rows = compute.loss(size, given.seconds)
+    elif given.what == "losses":
+        rows = compute.losses(size, given.seconds)
     elif given.what == "input":
         from simclr_tf.timing.input_pipeline import input_pipeline
 

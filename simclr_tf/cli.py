@@ -8,8 +8,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from simclr_tf import __version__
+from simclr_tf.devices.interruption import raising
 from simclr_tf.devices.quiet import quiet_libraries
-from simclr_tf.errors import NotFiniteError, UserError
+from simclr_tf.errors import (
+    LostWorkerError,
+    NotFiniteError,
+    StorageError,
+    UserError,
+)
+from simclr_tf.files.load_failures import explain
 
 
 class Arguments(argparse.ArgumentParser):
@@ -34,6 +41,38 @@ class Arguments(argparse.ArgumentParser):
         raise UserError(f"{message[0].upper()}{message[1:]} (--help lists every argument).")
 
 
+def add_data_arguments(
+    arguments: argparse.ArgumentParser, *, required: bool = True, default: str = ""
+) -> None:
+    """Adds what names a data set: --dataset, --data_dir, --image_column and --label_column.
+
+    Args:
+        arguments: Of the command.
+        required: Whether there must be a --dataset.
+        default: Which images are taken without one, for the help; empty: nothing is said.
+    """
+    add = arguments.add_argument
+    add(
+        "--dataset",
+        required=required,
+        help="mnist_5k, a folder of images, folders and files separated by commas, a list (.txt), "
+        "a table (.csv, .tsv, .parquet), TFRecord files (a folder, file or pattern), or a TFDS "
+        f"name{default and f'; default: {default}'}",
+    )
+    add("--data_dir", metavar="DIR", help="where prepared TFDS data, or a table's images, are kept")
+    add(
+        "--image_column",
+        metavar="NAME",
+        help="a table's column of paths, or TFRecord files' feature; default: path, image, ...",
+    )
+    add(
+        "--label_column",
+        metavar="NAME",
+        help="a table's column of labels, or TFRecord files' feature, or none; default: label, "
+        "class or target",
+    )
+
+
 def run_command(
     arguments: Arguments,
     work: Callable[[argparse.Namespace], None],
@@ -48,7 +87,8 @@ def run_command(
 
     Returns:
         The exit code: 0, 2 after a user's mistake, 3 where numbers became NaN or
-        infinite, 130 after an interruption.
+        infinite, 4 where the disk is full, 5 where another worker was lost, 130 or 143 after an
+        interruption.
     """
 
     def parse_and_work() -> int:
@@ -68,13 +108,17 @@ def exit_code(name: str, work: Callable[[], int]) -> int:
         work: All that the command does.
     """
     try:
-        return work()
-    except UserError as error:
+        with raising():
+            return work()
+    except (UserError, NotFiniteError, StorageError, LostWorkerError) as error:
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except NotFiniteError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted.", file=sys.stderr)
-        return 130
+        return error.exit_code
+    except KeyboardInterrupt as error:
+        print(f"{name}: interrupted{f'; {error}' if str(error) else ''}.", file=sys.stderr)
+        return getattr(error, "exit_code", 130)
+    except Exception as error:
+        failure = explain(error)
+        if failure.kind != "disk":
+            raise
+        print(f"{name}: error: {failure.reason}. Make room and try again.", file=sys.stderr)
+        return StorageError.exit_code

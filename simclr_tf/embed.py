@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from simclr_tf.cli import Arguments, run_command
+from simclr_tf.cli import Arguments, add_data_arguments, run_command
 from simclr_tf.devices.quiet import start_tensorflow
 from simclr_tf.errors import UserError
 from simclr_tf.images.transparency import TRANSPARENT, WHAT_IT_DOES
@@ -40,12 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="PATH",
         help="in its place: a run's model_dir, a checkpoint, a .keras file, a file of the release",
     )
-    add(
-        "--dataset",
-        required=True,
-        help="mnist_5k, a folder of images (with class folders or without), or a TFDS name",
-    )
-    add("--data_dir", metavar="DIR", help="where prepared TFDS data are kept")
+    add_data_arguments(arguments)
     add("--split", default="all", help="which images: train, test, train[:80%%], ...; default: all")
     add(
         "--eval_fraction",
@@ -58,6 +53,11 @@ def main(argv: list[str] | None = None) -> int:
         "--transparent",
         choices=TRANSPARENT,
         help=f"{WHAT_IT_DOES[0].lower()}{WHAT_IT_DOES[1:]} Default: as the model was trained",
+    )
+    add(
+        "--white_level",
+        type=int,
+        help="value of 16-bit TIFF files that becomes white; default: as the model was trained",
     )
     add("--endpoint", default="final_avg_pool", help="which output; default: final_avg_pool")
     add("--image_size", type=int, help="side in pixels; default: what the export says of itself")
@@ -91,10 +91,9 @@ def _embed(given: argparse.Namespace) -> None:
     unlisted = len(source.bad_images)  # found when the folder was opened: not counted in `total`
     side = thumbnail_side(total, min(extract.image_size)) if given.projector_dir else None
     columns = feature_columns(source, extract, side)
-    files = None
-    if hasattr(source, "paths"):
-        root = os.path.expanduser(given.dataset)
-        files = [os.path.relpath(p, root).replace(os.sep, "/") for p in source.paths]
+    files = source.file_names()
+    if files is not None:
+        files = [name.replace(os.sep, "/") for name in files]
     job = {
         "model": of_model,
         "data": fingerprint(source),
@@ -104,6 +103,9 @@ def _embed(given: argparse.Namespace) -> None:
         "outputs": targets,
         "columns": {name: [kind, list(shape)] for name, (kind, shape) in columns.items()},
     }
+    options = [given.image_column, given.label_column, _white_level(given, extract)]
+    if any(options):
+        job["options"] = options
     for target in targets:  # before hours of work, not after
         with as_user_error(os.path.dirname(target) or "."):
             os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
@@ -158,10 +160,17 @@ def _open_images(given: argparse.Namespace, extract: Extractor) -> ImageSource:
         eval_fraction=given.eval_fraction,
         on_bad_image=given.on_bad_image,
         transparent=given.transparent or extract.transparent,
+        image_column=given.image_column,
+        label_column=given.label_column,
+        white_level=_white_level(given, extract),
     )
     if source.left_out:
         print(left_out_line(source.name, source.left_out), flush=True)
     return source
+
+
+def _white_level(given: argparse.Namespace, extract: Extractor) -> int:
+    return extract.white_level if given.white_level is None else int(given.white_level)
 
 
 def _fill(
@@ -195,6 +204,8 @@ def _checked_targets(given: argparse.Namespace) -> list[str]:
         value = getattr(given, name)
         if value is not None and value < 1:
             raise UserError(f"Expected --{name} of at least 1; received: {value}.")
+    if given.white_level is not None and not 0 <= given.white_level < 1 << 16:
+        raise UserError(f"Expected --white_level of 0 to 65,535; received: {given.white_level}.")
     outputs = []
     if given.output is not None:
         path = check_output_path("--output", given.output, folder=False, overwrite=given.overwrite)
@@ -217,7 +228,7 @@ def _checked_targets(given: argparse.Namespace) -> list[str]:
         )
     inputs = []
     data = os.path.expanduser(given.dataset)
-    if os.path.isdir(data):
+    if os.path.exists(data):  # a folder, a list or a table
         inputs.append(("--dataset", data))
     check_apart(outputs, inputs)
     check_apart([("the unfinished work", work)], outputs)
@@ -226,17 +237,15 @@ def _checked_targets(given: argparse.Namespace) -> list[str]:
 
 def _check_apart(given: argparse.Namespace) -> None:
     """Checks that outputs do not become part of the images; prints where they lie among them."""
-    from simclr_tf.datasets import folder_of
+    from simclr_tf.datasets import folders_of
     from simclr_tf.datasets.apart import check_file_apart, check_folder_apart
 
-    images = folder_of(given.dataset, given.data_dir)
-    if images is None:
-        return
     lines = []
-    if given.output:
-        lines.append(check_file_apart(images, given.output, "--output"))
-    if given.projector_dir:
-        lines.append(check_folder_apart(images, given.projector_dir, "--projector_dir"))
+    for images in folders_of(given.dataset, given.data_dir):
+        if given.output:
+            lines.append(check_file_apart(images, given.output, "--output"))
+        if given.projector_dir:
+            lines.append(check_folder_apart(images, given.projector_dir, "--projector_dir"))
     for line in filter(None, lines):
         print(line, flush=True)
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from simclr_tf.cli import Arguments, run_command
+from simclr_tf.cli import Arguments, add_data_arguments, run_command
 from simclr_tf.devices.quiet import start_tensorflow
 from simclr_tf.errors import UserError
 from simclr_tf.images.transparency import DEFAULT, TRANSPARENT, WHAT_IT_DOES
@@ -33,8 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         "a .keras file, or a file of features from simclr_tf.embed",
     )
     add("--test_features", metavar="FILE", help="features to score, where MODEL is such a file")
-    add("--dataset", help="mnist_5k, a folder of images or a TFDS name; default: the run's own")
-    add("--data_dir", metavar="DIR", help="where prepared TFDS data are kept")
+    add_data_arguments(arguments, required=False, default="the run's own")
     add("--train_split", help="images to fit classifiers to; default: the run's, else train")
     add("--test_split", help="images to score; default: the run's eval_split, else test")
     add(
@@ -98,6 +97,8 @@ def _evaluate(given: argparse.Namespace) -> None:
             train_split=given.train_split,
             test_split=given.test_split,
             eval_fraction=given.eval_fraction,
+            image_column=given.image_column,
+            label_column=given.label_column,
             transparent=given.transparent,
             endpoint=given.endpoint,
             image_size=given.image_size,

@@ -6,11 +6,11 @@ import argparse
 import os
 import shutil
 import sys
-import tempfile
 
 from simclr_tf.cli import Arguments, run_command
 from simclr_tf.devices.quiet import start_tensorflow
 from simclr_tf.errors import UserError
+from simclr_tf.files.atomic_file import partial_path
 from simclr_tf.files.outputs import check_output_path
 
 
@@ -54,10 +54,10 @@ def _import(given: argparse.Namespace) -> None:
     name = os.path.basename(os.path.normpath(given.path))
     settings, source = held.release_settings(), f"{name} ({stored.format})"
     details = {"settings": settings, "source": source, "step": step}
-    parent = os.path.dirname(output)
     try:
-        os.makedirs(parent, exist_ok=True)
-        partial = tempfile.mkdtemp(prefix=f".{os.path.basename(output)}-", dir=parent)
+        os.makedirs(os.path.dirname(output), exist_ok=True)
+        partial = partial_path(output)
+        os.mkdir(partial)
     except OSError as error:
         raise UserError(
             f"Expected --output to be a folder that can be made; received: {given.output} "
@@ -67,7 +67,6 @@ def _import(given: argparse.Namespace) -> None:
         save_weights(model, partial, step)
         folder = os.path.join(partial, "saved_model", str(step))
         export_saved_model(model, folder, details=details)
-        os.chmod(partial, 0o755)  # mkdtemp makes folders that only the owner can read
         os.rename(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

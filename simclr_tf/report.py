@@ -44,15 +44,14 @@ def _report(given: argparse.Namespace) -> None:
     from simclr_tf.reports.record import read_record
 
     records = [read_record(folder) for folder in runs]
-    if one:
-        reporting.write_report(records[0], path, say=print, samples=given.samples == "on")
-    else:
-        for header, rows in (
-            reporting.differing_settings(records),
-            reporting.results_of(records),
-        ):
-            print(_columns([header, *rows]))
-        reporting.write_comparison(records, path)
+    with reporting.of_our_form(records):
+        results = reporting.results_of(records)
+        if one:
+            reporting.write_report(records[0], path, say=print, samples=given.samples == "on")
+        else:
+            for header, rows in (reporting.differing_settings(records), results):
+                print(_columns([header, *rows]))
+            reporting.write_comparison(records, path)
     print(f"Wrote {path}.")
 
 

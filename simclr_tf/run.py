@@ -2,7 +2,7 @@
 
 TensorFlow is imported once the settings are checked, so that help and wrong arguments answer at
 once. A user's mistake is one line on stderr and exit code 2; a NaN or infinite loss stops the run
-with exit code 3.
+with exit code 3; a signal writes a checkpoint and ends it with the code that shells give.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -21,8 +22,8 @@ from simclr_tf.cli import exit_code
 from simclr_tf.config import Config
 from simclr_tf.config.command_line import DEFAULT_PRESET, parse, presets
 from simclr_tf.devices.quiet import quiet_libraries, start_tensorflow
-from simclr_tf.devices.workers import joins_workers, own_task
-from simclr_tf.errors import UserError
+from simclr_tf.devices.workers import joins_workers, named_workers, own_task
+from simclr_tf.errors import Interruption, UserError
 from simclr_tf.files.writers import Writer
 
 # Flags that choose settings rather than being one; `Config` does not have them.
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
       The exit code: 0, 2 after a user's mistake, 3 where loss, weights or results became NaN or
-      infinite, 130 after an interruption.
+      infinite, 4 where the folder can no longer be written, 5 where another worker was lost, 130
+      or 143 after SIGINT or SIGTERM.
     """
     arguments = list(sys.argv if argv is None else argv)[1:]
     if any(argument in _HELP for argument in arguments):
@@ -58,10 +60,11 @@ def cli() -> None:
 
 def _parse_and_train(arguments: Sequence[str]) -> int:
     config, notes = parse(arguments)
-    writer = _writer(config)
-    for note in notes:
-        writer.say(note)
-    return _train(config)
+    with named_workers(config.workers, config.worker_index):
+        writer = _writer(config)
+        for note in notes:
+            writer.say(note)
+        return _train(config)
 
 
 def _writer(config: Config) -> Writer:
@@ -77,11 +80,12 @@ def _train(config: Config) -> int:
     if fresh:
         if config.strategy in ("auto", "multiworker") and os.environ.get("TF_CONFIG"):
             raise UserError(
-                "Expected --model_dir with TF_CONFIG: all workers of a run share one folder; "
-                "received: none. Pass the same --model_dir to each."
+                "Expected --model_dir with --workers or TF_CONFIG: all workers of a run share one "
+                "folder; received: none. Pass the same --model_dir to each."
             )
         config = dataclasses.replace(config, model_dir=_fresh_folder(config))
-        print(f"Writing to {config.model_dir} (choose another with --model_dir).", flush=True)
+        if not config.dry_run:
+            print(f"Writing to {config.model_dir} (choose another with --model_dir).", flush=True)
     folder = str(config.model_dir)
     existed = not fresh and os.path.isdir(folder)
     try:
@@ -91,13 +95,14 @@ def _train(config: Config) -> int:
 
         with quiet_libraries():
             train_and_evaluate(config, export_saved_model)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         again = f"with --model_dir={folder} " if fresh else ""
-        print(
-            f"simclr-tf: interrupted; the same command {again}resumes from the last checkpoint.",
-            file=sys.stderr,
+        resumes = f"the same command {again}resumes from"
+        message = (
+            f"{error}, and {resumes} there" if str(error) else f"{resumes} the last checkpoint"
         )
-        return 130
+        number = error.number if isinstance(error, Interruption) else signal.SIGINT
+        raise Interruption(number, message) from error
     except UserError:
         if not existed:
             # Leave no empty folder behind; one that holds files stays.
@@ -108,11 +113,16 @@ def _train(config: Config) -> int:
 
 
 def _fresh_folder(config: Config) -> str:
-    """Makes a new folder `runs/TRAIN_MODE-DATASET-TIME` in the working directory."""
-    name = Path(str(config.dataset)).name or "images"
+    """Makes a new folder `runs/TRAIN_MODE-DATASET-TIME` in the working directory.
+
+    A dry run gets the name alone.
+    """
+    name = Path(str(config.dataset).split(",")[0]).name or "images"
     stem = f"{config.train_mode}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for attempt in range(1, 100):
         folder = Path("runs") / (stem if attempt == 1 else f"{stem}-{attempt}")
+        if config.dry_run and not folder.exists():
+            return str(folder)
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
@@ -137,7 +147,9 @@ def _help_text() -> str:
         f"Without --dataset, --preset or --flagfile it runs --preset={DEFAULT_PRESET}.",
         "The command line overrides presets and flagfiles, wherever they stand.",
         "Exit codes: 0; 2 a mistake in what was asked for; 3 loss, weights or results became",
-        "NaN or infinite (the last healthy checkpoint is kept); 130 interrupted.",
+        "NaN or infinite (the last healthy checkpoint is kept); 4 the folder can no longer be",
+        "written; 5 another worker was lost; 130 or 143 interrupted by SIGINT or SIGTERM: the",
+        "step's checkpoint is written, and the same command goes on from it.",
         "",
         "Settings",
         *_help_entry("preset=NAME", _PRESET.format(", ".join(presets()))),

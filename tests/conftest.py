@@ -24,6 +24,26 @@ import pytest
 from simclr_tf.devices.processor import use_quick_kernels
 
 use_quick_kernels()  # as commands do
+# Files of more than twenty seconds, longest first. `.ci/run` hands out whole files to its workers,
+# and one of these that came last would run alone.
+LONGEST_FILES = (
+    "commands/test_workers.py", "commands/test_interrupted.py", "training/test_train_steps.py",
+    "commands/test_every_flag.py",
+    "project/test_notebooks.py", "training/test_gradient_cache.py", "training/test_replicas.py",
+    "training/test_simclr.py", "commands/test_distill_command.py",
+    "commands/test_command_line.py", "commands/test_evaluate.py", "runs/test_monitoring.py",
+    "training/test_simclr_devices.py", "runs/test_own_images.py", "runs/test_runs.py",
+)  # fmt: skip
+# Rooms whose code holds no Keras: the second lane runs of them what it may change all the same,
+# types of pixels, batches of tf.data, features of its own models.
+ONE_LANE_ROOMS = (
+    "config", "datasets", "evaluation", "examples", "features", "files", "images", "loggers",
+    "reports", "sweeps", "timing",
+)  # fmt: skip
+BOTH_LANES = (
+    "datasets/test_pipeline.py", "datasets/test_cache.py", "evaluation/test_monitor.py",
+    "features/test_embed.py", "images/test_pixel_values.py",
+)  # fmt: skip
 GOLDEN_DIR = Path(__file__).resolve().parent / "golden"
 LOGICAL_CPUS = 4
 
@@ -43,16 +63,51 @@ def split_cpu(count: int = LOGICAL_CPUS) -> None:
     )
 
 
+def leave_graphs_as_traced() -> None:
+    """Switches Grappler off, which rewrites every graph before its first run.
+
+    A test runs a graph once or twice: rewriting takes longer than it saves (five steps of four
+    replicas of a ResNet-18: a sixth of the test). Commands that tests start as processes of their
+    own, and the README's in `.ci/run`, have it as users do.
+    """
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).resolve().parent
+    rooms = {tests / room for room in ONE_LANE_ROOMS}
+    both = {tests / name for name in BOTH_LANES}
+    for item in items:
+        in_one = item.path.parent in rooms and item.path not in both
+        if in_one and not item.get_closest_marker("second_lane"):
+            item.add_marker("one_lane")
+    place = {tests / name: number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))  # the others stay in order
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     # Collection has imported the test modules but run no op: the last moment to split the CPU.
     asks = any("strategy" in getattr(item, "fixturenames", ()) for item in session.items)
     if asks or "tensorflow" in sys.modules:
         split_cpu()
+        leave_graphs_as_traced()
     # Tracing makes millions of objects that stay, and Python goes through all of them again and
     # again in search of garbage: a seventh of the tests' time. What is imported by now is left out.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    # Graphs hold each other: without a collection after each file a worker keeps gigabytes of them.
+    # What outlives its file stays to the end, and is not gone through again.
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -70,13 +125,21 @@ _largest: dict[str, float] = {}
 _collective_key_base = itertools.count(1000, 1000)
 
 
+def use_fresh_collective_keys() -> None:
+    """Lets the next MirroredStrategy count from keys that none has had.
+
+    TensorFlow remembers the size of a collective group by its key until the process ends, and every
+    MirroredStrategy counts from the same key: two replicas after four would fail.
+    """
+    import tensorflow as tf
+
+    tf.distribute.MirroredStrategy._collective_key_base = next(_collective_key_base)
+
+
 @pytest.fixture(autouse=True)
 def _fresh_collective_keys() -> None:
-    # TensorFlow remembers the size of a collective group by its key until the process ends, and
-    # every MirroredStrategy counts from the same key: two replicas after four would fail.
     if "tensorflow" in sys.modules:
-        mirrored = sys.modules["tensorflow"].distribute.MirroredStrategy
-        mirrored._collective_key_base = next(_collective_key_base)
+        use_fresh_collective_keys()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 
 from simclr_tf.errors import UserError
+from simclr_tf.files.atomic_file import partial_path, put_folder
 
 # Every export holds one of these.
 _MARKS = ("saved_model.pb", "model.json")
@@ -73,10 +74,10 @@ def new_folder(path: str, overwrite: bool = False, is_chief: bool = True) -> Ite
         return
     check_target(path, overwrite)
     path = os.path.abspath(path)
-    parent, name = os.path.split(path)
     try:
-        os.makedirs(parent, exist_ok=True)
-        partial = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        partial = partial_path(path)
+        os.mkdir(partial)
     except OSError as error:
         raise UserError(
             f"Expected a folder that can be written; received: {path} ({error.strerror}). "
@@ -84,27 +85,6 @@ def new_folder(path: str, overwrite: bool = False, is_chief: bool = True) -> Ite
         ) from error
     try:
         yield partial
-        os.chmod(partial, 0o755)  # mkdtemp makes private folders
-        _put(partial, path)
+        put_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _put(partial: str, path: str) -> None:
-    """Moves a folder to its target; an existing target is restored if that fails."""
-    if not os.path.lexists(path):
-        os.rename(partial, path)
-        return
-    aside = tempfile.mkdtemp(prefix=os.path.basename(partial), dir=os.path.dirname(path))
-    old = os.path.join(aside, "old")
-    try:
-        os.rename(path, old)
-        try:
-            os.rename(partial, path)
-        except BaseException:
-            os.rename(old, path)
-            raise
-    finally:
-        # If restoring failed too, the old export stays in there: nothing is lost.
-        if os.path.lexists(path):
-            shutil.rmtree(aside, ignore_errors=True)

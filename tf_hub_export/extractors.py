@@ -127,6 +127,8 @@ def _extractor_of(
         contract.image_size,
         transparent,
         list(model.weights),
+        contract.channels,
+        settings.get("white_level") or 0,
     )
 
 

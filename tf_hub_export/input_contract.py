@@ -65,7 +65,16 @@ def input_contract(
             encoder where it is fixed, else of its augmentation, else 224 (32 with the small-image
             stem).
         transparent: What shows through transparent pixels; None: the default, white.
+
+    Raises:
+        UserError: The model takes no images.
     """
+    if getattr(model, "input_kind", "images") != "images":
+        raise UserError(
+            f"Expected a model of images; received: a {type(model).__name__} with "
+            f"input_kind={model.input_kind!r}. Keep it with model.save('model.keras'), or save "
+            "its encoder with tf.saved_model.save(model.encoder, ...)."
+        )
     transparent = transparent or transparency.DEFAULT
     transparency.check_transparent(transparent)
     shape = tuple(model.encoder.input_shape)

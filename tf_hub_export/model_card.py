@@ -79,11 +79,16 @@ def public_settings(settings: Mapping[str, object]) -> dict[str, object]:
     """Returns a run's settings: only last parts of paths, and nothing on where it took place."""
     public = {}
     for name, value in settings.items():
-        if name in _PATHS and isinstance(value, str) and os.path.isabs(os.path.expanduser(value)):
-            value = os.path.basename(os.path.normpath(value))
+        if name in _PATHS and isinstance(value, str):
+            value = ",".join(_last_part(part) for part in value.split(","))
         if name not in _PRIVATE:
             public[name] = value
     return public
+
+
+def _last_part(path: str) -> str:
+    absolute = os.path.isabs(os.path.expanduser(path.strip()))
+    return os.path.basename(os.path.normpath(path)) if absolute else path
 
 
 def write_card(folder: str, card: Card) -> None:

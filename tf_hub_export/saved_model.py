@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf.checkpoints.variables import model_variables, nested_variables
-from simclr_tf.compat import raw_variable
+from simclr_tf.compat import raw_variable, traced_to_save
 from simclr_tf.files.writers import writer_of
 from simclr_tf.models.endpoints import endpoint_model
 from simclr_tf.training.simclr import SimCLR
@@ -85,9 +85,11 @@ def export_saved_model(
         if precision == "float16":
             forward, halves = half_size(whole, contract)
         signatures = make_signatures(forward, contract)
-        module = build_module(model, forward, contract, halves)
+        with traced_to_save():
+            module = build_module(model, forward, contract, halves)
+            shapes = endpoint_shapes(forward, contract)
         tf.saved_model.save(module, partial, signatures=signatures)
-        card = describe_model(model, contract, endpoint_shapes(forward, contract), details)
+        card = describe_model(model, contract, shapes, details)
         card |= {"format": "saved_model", "precision": precision, "signatures": list(signatures)}
         if halves:
             images = sample_images(contract)

@@ -7,15 +7,16 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tensorflow import keras
-
 from simclr_tf.checkpoints.reader import BEST, StoredWeights
 from simclr_tf.checkpoints.release import load_release_weights
+from simclr_tf.config import Config
+from simclr_tf.config.checks import check_setting
 from simclr_tf.errors import UserError
 from simclr_tf.files.json_files import read_json
 from simclr_tf.files.load_failures import explain
+from simclr_tf.models.keras_files import load_keras
 from simclr_tf.models.recipe import Recipe
-from simclr_tf.runs.folder import complete, read_settings
+from simclr_tf.runs.folder import FLAGS_FILE, complete, read_settings
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.from_recipe import build_model
 from simclr_tf.training.simclr import SimCLR
@@ -69,7 +70,9 @@ def _load_keras(path: str) -> SimCLR | Classifier:
     if not os.path.isfile(path):
         raise UserError(f"Expected a file of Keras at {path}; found none. Correct the path.")
     try:
-        model = keras.models.load_model(path, compile=False)
+        model = load_keras(path)
+    except UserError:
+        raise
     except Exception as error:  # whatever a damaged or foreign file makes Keras raise
         failure = explain(error)
         advice = (
@@ -91,19 +94,43 @@ def recorded(folder: str, step: int) -> dict[str, Any]:
     if settings is None and os.path.basename(folder) == BEST:
         return recorded(os.path.dirname(folder), step)
     if settings is None:
-        card = read_json(os.path.join(folder, CARD_FILE))
+        path = os.path.join(folder, CARD_FILE)
+        card = read_json(path)
         details = {name: card[name] for name in DETAILS if name in card}
+        _check_recorded(details.get("settings", {}), path)
+        if not isinstance(details.get("step", 0), (int, type(None))):
+            raise UserError(
+                f"Expected a whole number for step in {path}; received: {details['step']!r}. "
+                "Export the model again."
+            )
         # Recorded by a run, not recognised from the shapes in a file.
         if "train_mode" in details.get("settings", {}):
             details["settings"] = complete(details["settings"])
         return details
+    _check_recorded(settings, os.path.join(folder, FLAGS_FILE))
     settings = complete(settings)
     details = {"settings": settings}
     if isinstance(settings.get("dataset"), str):
-        details["data_set"] = os.path.basename(os.path.normpath(settings["dataset"]))
+        parts = [part.strip() for part in settings["dataset"].split(",")]
+        details["data_set"] = ", ".join(os.path.basename(os.path.normpath(p)) for p in parts if p)
         details["data_set"] += f" ({settings.get('train_split', 'train')})"
     results = read_json(os.path.join(folder, f"result_{step}.json"))
     return {**details, "results": results} if results else details
+
+
+def _check_recorded(settings: object, path: str) -> None:
+    """Checks settings that a file holds, those that it has, each alone."""
+    if not isinstance(settings, dict):
+        raise UserError(
+            f"Expected settings by their names in {path}; received: {settings!r}. "
+            "Fix it, or export the model again."
+        )
+    for field in dataclasses.fields(Config):
+        if field.name in settings:
+            try:
+                check_setting(field, settings[field.name])
+            except UserError as error:
+                raise UserError(f"{error} It stands in {path}.") from error
 
 
 def _recipe(settings: Mapping[str, object], classes: int | None, folder: str) -> Recipe:

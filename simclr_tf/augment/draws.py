@@ -150,7 +150,11 @@ def crop_boxes(
 
 
 def color_parameters(
-    seed: Seed, count: int | tf.Tensor, strength: float, brightness: str = "v2"
+    seed: Seed,
+    count: int | tf.Tensor,
+    strength: float,
+    brightness: str = "v2",
+    gray_probability: float = 0.2,
 ) -> dict[str, tf.Tensor]:
     """Draws the colour distortion of `count` images.
 
@@ -160,10 +164,11 @@ def color_parameters(
         strength: s of the paper: brightness, contrast and saturation vary by 0.8 s, hue by 0.2 s
             of the circle. With s > 1.25 factors are drawn from zero, not from below it.
         brightness: 'v2': a factor; 'v1': a shift in [-0.8 s, 0.8 s).
+        gray_probability: Share of the images that lose their colour.
 
     Returns:
         'jitter' (N,) bool with probability 0.8; 'color' (N, 4) and 'order' (N, 4) int32, as
-        `color.color_jitter` takes them; 'gray' (N,) bool with probability 0.2.
+        `color.color_jitter` takes them; 'gray' (N,) bool with `gray_probability`.
 
     Source: SimCLR appendix A, "color distortion".
 
@@ -181,7 +186,7 @@ def color_parameters(
     which = tf.cast(draws[:, 6] * len(ORDERS), tf.int32)
     return {
         "jitter": draws[:, 0] < 0.8,
-        "gray": draws[:, 1] < 0.2,
+        "gray": draws[:, 1] < gray_probability,
         "color": draws[:, 2:6] * (high - low) + low,
         "order": tf.gather(tf.constant(ORDERS), which),
     }

@@ -1,4 +1,4 @@
-"""Augmentations beyond SimCLR's own: cutout, solarize, noise, Sobel, right angles, affine.
+"""Augmentations beyond SimCLR's own: cutout, solarize, noise, Sobel, turns, affine, padded crop.
 
 Each is a pair: `draw_NAME(seed, count, height, width, channels)` gives its random parameters, with
 the image on the first axis of every value; `apply_NAME(images, params)` is deterministic. Images
@@ -22,6 +22,7 @@ SOLARIZE_PROBABILITY = 0.2  # as BYOL's second view
 SOBEL_PROBABILITY = 0.2
 NOISE_STDDEV = 0.1
 AFFINE_DEGREES = 15.0
+PADDED_CROP_PARTS = 8  # 4 pixels of 32, as is usual on CIFAR
 
 Params = dict[str, tf.Tensor]
 
@@ -133,6 +134,25 @@ def apply_affine(images: tf.Tensor, params: Params) -> tf.Tensor:
     return geometry.sample(images, y + (height - 1) / 2, x + (width - 1) / 2)
 
 
+def draw_padded_crop(
+    seed: draws.Seed, count: int | tf.Tensor, height: int, width: int, channels: int
+) -> Params:
+    """Draws where each image is cut from its padded self: whole rows and columns, uniformly."""
+    padding = tf.constant([height // PADDED_CROP_PARTS, width // PADDED_CROP_PARTS], tf.float32)
+    unit = draws.uniform(seed, tf.stack([count, 2]))
+    return {"padded_crop": tf.cast(tf.floor(unit * (2 * padding + 1)), tf.int32)}
+
+
+def apply_padded_crop(images: tf.Tensor, params: Params) -> tf.Tensor:
+    """Pads with black by an eighth of each side, and cuts the size from it."""
+    height, width = images.shape[1:3]
+    rows, columns = height // PADDED_CROP_PARTS, width // PADDED_CROP_PARTS
+    padded = tf.pad(images, [[0, 0], [rows, rows], [columns, columns], [0, 0]])
+    start = params["padded_crop"]  # (N, 2); a GPU splits no whole numbers, and slices them
+    padded = tf.gather(padded, start[:, :1] + tf.range(height), axis=1, batch_dims=1)
+    return tf.gather(padded, start[:, 1:] + tf.range(width), axis=2, batch_dims=1)
+
+
 EXTRAS: dict[str, tuple[Callable[..., Params], Callable[..., tf.Tensor]]] = {
     "cutout": (draw_cutout, apply_cutout),
     "solarize": (draw_solarize, apply_solarize),
@@ -140,6 +160,7 @@ EXTRAS: dict[str, tuple[Callable[..., Params], Callable[..., tf.Tensor]]] = {
     "sobel": (draw_sobel, apply_sobel),
     "rotate": (draw_rotate, apply_rotate),
     "affine": (draw_affine, apply_affine),
+    "padded_crop": (draw_padded_crop, apply_padded_crop),
 }
 
 

@@ -32,6 +32,7 @@ def host_views(
     augmentations: str | Sequence[str] = DEFAULT_AUGMENTATIONS,
     crop_area: Sequence[float] = (0.08, 1.0),
     crop_aspect_ratio: Sequence[float] = (3 / 4, 4 / 3),
+    gray_probability: float = 0.2,
     num_views: int = 2,
 ) -> tuple[tf.Tensor, ...]:
     """Returns random views of one image.
@@ -40,7 +41,7 @@ def host_views(
         image: (H, W, C) uint8, uint16, or float in [0, 1]; H and W may be unknown, C may not.
         seed: integer tensor (2,), different for every image and epoch.
         image_size, color_jitter_strength, use_blur, brightness, augmentations, crop_area,
-            crop_aspect_ratio: as `SimCLRAugment`.
+            crop_aspect_ratio, gray_probability: as `SimCLRAugment`.
         num_views: number of views.
 
     Returns:
@@ -65,6 +66,7 @@ def host_views(
         augmentations,
         crop_area,
         crop_aspect_ratio,
+        gray_probability,
     )
     image = geometry.to_float(pixel_values.checked(image))
     return tuple(_view(image, draws.fold_in(seed, view), options) for view in range(num_views))
@@ -119,7 +121,13 @@ def _crop(image: tf.Tensor, seed: tf.Tensor, options: Options) -> tf.Tensor:
 
 def _color(image: tf.Tensor, seed: tf.Tensor, options: Options) -> tf.Tensor:
     """Colour jitter in random order, then grey: one image, `tf.cond` and `tf.switch_case`."""
-    batch = draws.color_parameters(seed, 1, options["color_jitter_strength"], options["brightness"])
+    batch = draws.color_parameters(
+        seed,
+        1,
+        options["color_jitter_strength"],
+        options["brightness"],
+        options["gray_probability"],
+    )
     amount, contrast, saturation, hue = tf.unstack(batch["color"][0])
     multiply = options["brightness"] == "v2"
 

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | crop | random resized crop (area 0.08-1, aspect 3/4-4/3), bicubic | yes | |
 | flip | left to right, probability 0.5 | yes | |
-| color | colour jitter (0.8), then grey (0.2) | yes | RGB |
+| color | colour jitter (0.8), then grey (`gray_probability`) | yes | RGB |
 | blur | Gaussian blur (0.5), sigma 0.1-2.0 drawn per image | yes | |
 | cutout | a black square of half the shorter side (0.5) | yes | keras-cv |
 | solarize | values above a half inverted (0.2) | yes | keras-cv |
@@ -12,6 +12,7 @@
 | sobel | length of the Sobel gradient (0.2) | yes | |
 | rotate | 0, 90, 180 or 270 degrees; 0 or 180 if not square | yes | |
 | affine | turned and slanted by up to 15 degrees each | yes | |
+| padded_crop | padded with black by an eighth of each side, then cut at random | yes | |
 
 `host.host_views` does the same for one image in `tf.data`.
 """
@@ -65,6 +66,7 @@ class SimCLRAugment(keras.layers.Layer):
             never does; None does so where there is no accelerator and views are large enough to
             gain by it. Without effect outside of a `tf.function`. The views are the same up to
             rounding.
+        gray_probability: share of views that 'color' leaves without colour.
         **kwargs: of `keras.layers.Layer`.
 
     Raises:
@@ -94,6 +96,7 @@ class SimCLRAugment(keras.layers.Layer):
         crop_aspect_ratio: Sequence[float] = (3 / 4, 4 / 3),
         seed: int = 0,
         jit_compile: bool | None = None,
+        gray_probability: float = 0.2,
         **kwargs: Any,
     ) -> None:
         # Views stay float32 under a mixed-precision policy: the encoder casts its inputs.
@@ -107,6 +110,7 @@ class SimCLRAugment(keras.layers.Layer):
             augmentations,
             crop_area,
             crop_aspect_ratio,
+            gray_probability,
         )
         self.seed = int(seed)
         self.jit_compile = jit_compile
@@ -288,6 +292,7 @@ class SimCLRAugment(keras.layers.Layer):
             "augmentations": list(options["augmentations"]),
             "crop_area": list(options["crop_area"]),
             "crop_aspect_ratio": list(options["crop_aspect_ratio"]),
+            "gray_probability": options["gray_probability"],
             "seed": self.seed,
             "jit_compile": self.jit_compile,
         }

@@ -53,7 +53,8 @@ def _draw_color(
     seed: draws.Seed, count: int | tf.Tensor, channels: int, options: Options
 ) -> Params:
     strength, brightness = options["color_jitter_strength"], options["brightness"]
-    return draws.color_parameters(seed, count, strength, brightness)
+    gray = options["gray_probability"]
+    return draws.color_parameters(seed, count, strength, brightness, gray)
 
 
 def _apply_color(images: tf.Tensor, params: Params, options: Options) -> tf.Tensor:

@@ -31,6 +31,7 @@ class Options(TypedDict):
     crop_area: tuple[float, float]
     min_covered: float
     crop_aspect_ratio: tuple[float, float]
+    gray_probability: float
     size: tuple[int, int]
     names: list[str]
 
@@ -66,6 +67,7 @@ def check_options(
     augmentations: str | Sequence[str],
     crop_area: Sequence[float],
     crop_aspect_ratio: Sequence[float],
+    gray_probability: float,
 ) -> Options:
     """Returns the checked options of an augmentation.
 
@@ -90,6 +92,10 @@ def check_options(
             f"Expected crop_aspect_ratio (low, high) > 0; received: {tuple(crop_aspect_ratio)}. "
             "SimCLR uses (3/4, 4/3)."
         )
+    if not 0 <= gray_probability <= 1:
+        raise UserError(
+            f"Expected gray_probability in [0, 1]; received: {gray_probability!r}. SimCLR uses 0.2."
+        )
     names = [name for name in listed if name != "crop" and (use_blur or name != "blur")]
     for name in {"cutout", "solarize"}.intersection(names):
         extras.keras_cv_for(name)  # report a missing package now, not within a step
@@ -102,6 +108,7 @@ def check_options(
         "crop_area": (float(crop_area[0]), float(crop_area[1])),
         "min_covered": min_covered(float(crop_area[0])),
         "crop_aspect_ratio": (float(crop_aspect_ratio[0]), float(crop_aspect_ratio[1])),
+        "gray_probability": float(gray_probability),
         "size": size,
         "names": (["crop"] if "crop" in listed else []) + names,
     }

@@ -19,9 +19,10 @@ from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from simclr_tf.errors import UserError
+from simclr_tf.errors import DamagedFileError, UserError
 from simclr_tf.files.load_failures import explain
 from simclr_tf.models.architecture import is_tf1, recognise, tf1_names
 from simclr_tf.models.recipe import Recipe
@@ -85,7 +86,8 @@ class StoredWeights:
             self._names = self._tf2_paths(shapes)
             self._step_name = f"global_step{VALUE}"
         self.shapes = {path: tuple(shapes[name]) for path, name in self._names.items()}
-        self.step = int(self.tensor(self._step_name)) if self._step_name in shapes else 0
+        has_step = self._step_name in shapes and not shapes[self._step_name]
+        self.step = int(self.tensor(self._step_name)) if has_step else 0
         self.recipe: Recipe | None = recognise(self.shapes)
 
     def read(self, path: str) -> np.ndarray:
@@ -126,7 +128,14 @@ class StoredWeights:
         if _GRAPH not in shapes:
             flat = [n for n in shapes if n.startswith("model/") and n.endswith(VALUE)]
             return {name.removeprefix("model/").removesuffix(VALUE): name for name in flat}
-        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(self.tensor(_GRAPH))
+        try:
+            stored_graph = self.tensor(_GRAPH)
+            graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(stored_graph)
+            known = range(len(graph.nodes))
+            if not known or any(c.node_id not in known for n in graph.nodes for c in n.children):
+                raise ValueError("its object graph refers to nothing")
+        except (DecodeError, TypeError, ValueError) as error:
+            raise _damaged(self.prefix, error) from error
         children = [{c.local_name: c.node_id for c in node.children} for node in graph.nodes]
         stored = {
             place: attribute.checkpoint_key
@@ -210,7 +219,7 @@ def read_step(prefix: str) -> int:
 def _open(prefix: str) -> _Reader:
     try:
         return tf.train.load_checkpoint(prefix)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         raise _damaged(prefix, error) from error
 
 
@@ -221,7 +230,7 @@ def _damaged(prefix: str, error: Exception) -> UserError:
             f"Expected a readable checkpoint at {prefix}; received: {failure.reason}. "
             f"{failure.advice}"
         )
-    return UserError(
+    return DamagedFileError(
         f"Expected a readable checkpoint at {prefix}; it is damaged ({failure.reason}). Take an "
         "earlier one of the same folder: --checkpoint=PREFIX with another --model_dir starts from "
         "it."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -11,7 +10,9 @@ from pathlib import Path
 from absl import flags
 
 from simclr_tf.config.config import Config, define_flags
+from simclr_tf.config.settings import Value
 from simclr_tf.errors import UserError
+from simclr_tf.files.json_files import read_json
 
 DEFAULT_PRESET = "quickstart"
 
@@ -41,6 +42,23 @@ def parse(arguments: Sequence[str]) -> tuple[Config, list[str]]:
     Raises:
       UserError: a flag, value, file or preset that does not exist or cannot work.
     """
+    config, notes = read(arguments)
+    config.validate()
+    given_start = config.checkpoint or config.encoder_weights
+    if config.train_mode == "finetune" and config.mode != "eval" and not given_start:
+        notes.append("No --checkpoint given: training a supervised baseline from scratch.")
+    return config, notes
+
+
+def read(arguments: Sequence[str]) -> tuple[Config, list[str]]:
+    """Returns what `parse` returns, the settings not yet checked beyond their types.
+
+    Args:
+      arguments: as for `parse`.
+
+    Raises:
+      UserError: a flag, file or preset that does not exist, a value of another type.
+    """
     chosen, rest = _split_files(arguments)
     flag_values, present = _parse_flags([f"--flagfile={path}" for path in chosen] + rest)
     notes: list[str] = []
@@ -53,12 +71,24 @@ def parse(arguments: Sequence[str]) -> tuple[Config, list[str]]:
             f"No --dataset, --preset or --flagfile given: running --preset={DEFAULT_PRESET} "
             "(--help lists every flag)."
         )
-    config = Config.from_flag_values(flag_values)
-    config.validate()
-    given_start = config.checkpoint or config.encoder_weights
-    if config.train_mode == "finetune" and config.mode != "eval" and not given_start:
-        notes.append("No --checkpoint given: training a supervised baseline from scratch.")
-    return config, notes
+    return Config.from_flag_values(flag_values), notes
+
+
+def typed(arguments: Sequence[str]) -> dict[str, Value]:
+    """Returns the settings that arguments give themselves, not by preset or flagfile, by name.
+
+    Args:
+      arguments: as for `parse`.
+
+    Raises:
+      UserError: a flag that does not exist, a value of another type.
+
+    Example:
+      >>> typed(["--preset=quickstart", "--nouse_blur"])
+      {'use_blur': False}
+    """
+    flag_values, present = _parse_flags(_split_files(arguments)[1])
+    return {name: flag_values[name].value for name in present}
 
 
 def _split_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -101,7 +131,7 @@ def _readable(path: str) -> str:
     path = os.path.expanduser(path)
     try:
         Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or a name with a null byte
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(
             f"Expected --flagfile to be a readable text file; received: {path!r} ({reason})."
@@ -156,16 +186,17 @@ def _earlier_settings(flag_values: flags.FlagValues, present: set[str]) -> tuple
     """Returns the settings of the run in model_dir, with those given now, to evaluate it."""
     if not flag_values["model_dir"].value:
         raise UserError("Expected --model_dir with --mode=eval: the run to evaluate.")
-    path = Path(flag_values["model_dir"].value).expanduser() / "flags.json"
+    path = os.path.join(os.path.expanduser(flag_values["model_dir"].value), "flags.json")
     try:
-        saved = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
+        saved, reason = read_json(path), "none"
+    except UserError as error:
+        saved, reason = {}, str(error.__cause__)
+    if not saved:
         raise UserError(
-            f"Expected a run's settings in {path}, as no --dataset is given; received: {error}. "
+            f"Expected a run's settings in {path}, as no --dataset is given; received: {reason}. "
             "Pass the flags that the run was started with."
-        ) from error
+        )
     now = Config.from_flag_values(flag_values)
     given = {name: getattr(now, name) for name in present}
-    config = Config.from_settings({**saved, **given})
-    config.validate()
-    return config, [f"Evaluating with the settings of {path}."]
+    earlier = Config.from_settings({**saved, **given})
+    return earlier, [f"Evaluating with the settings of {path}."]

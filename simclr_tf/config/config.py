@@ -21,7 +21,7 @@ _UNUSED_BY_EVALUATION = frozenset(
     {"checkpoint", "variable_schema", "zero_init_logits_layer", "encoder_weights", "teacher"}
 )
 # They do not change what a run computes: a change needs no announcement.
-_UNANNOUNCED = frozenset({"mode", "model_dir"})
+_UNANNOUNCED = frozenset({"mode", "model_dir", "dry_run", "workers", "worker_index"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,19 @@ class Config(Settings):
     def to_dict(self) -> dict[str, Value]:
         """Returns every setting by name, as `flags.json` holds them."""
         return dataclasses.asdict(self)
+
+    def to_flags(self) -> list[str]:
+        """Returns the settings other than the defaults as flags, which `parse` reads back.
+
+        Example:
+            >>> Config(dataset="mnist_5k", use_blur=False).to_flags()
+            ['--dataset=mnist_5k', '--use_blur=False']
+        """
+        return [
+            f"--{field.name}={value}"
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        ]
 
     def validate(self) -> None:
         """Checks each setting alone, then together.

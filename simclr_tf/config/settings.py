@@ -12,6 +12,8 @@ from typing import TypeAlias, TypeVar
 
 from simclr_tf.images import transparency
 from simclr_tf.images.augmentations import AUGMENTATIONS, SIMCLR
+from simclr_tf.loggers.names import LOGGERS, NONE
+from simclr_tf.losses.names import NEGATIVES, NT_XENT, OPTIONS, PENALTIES, PRIORS, SIMILARITIES
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 ONLINE_FIGURES = ("knn_top_1", "effective_rank", "spread", "uniformity")
@@ -82,6 +84,10 @@ class Settings:
         None, "Run", "Folder for checkpoints, results and exports. None: a fresh one is made.",
         run=True,
     )  # fmt: skip
+    dry_run: bool = _flag(
+        False, "Run", "Check everything, build the model, measure a few steps and print what the "
+        "run would take: memory, bytes between replicas, time. Nothing is written.", run=True,
+    )  # fmt: skip
     seed: int = _flag(
         0, "Run", "Seed of every random draw: weights, order, views.", at_least=0, below=2**31
     )
@@ -94,17 +100,43 @@ class Settings:
     train_summary_steps: int = _flag(
         0, "Run", "Steps between written summaries. 0: only at checkpoints.", run=True, at_least=0
     )
+    loggers: str = _flag(
+        "tensorboard", "Run", "Where settings, curves and results are logged, by name, from: "
+        f"{', '.join(LOGGERS)}; or {NONE}. Tables and results in model_dir are written anyway.",
+        run=True,
+    )  # fmt: skip
 
     dataset: str | None = _flag(
-        None, "Data", "mnist_5k (built in), a folder of images, or a TFDS name such as cifar10 or "
-        "imagenet2012_subset/1pct. None, without preset or flagfile: the quickstart preset.",
+        None, "Data", "mnist_5k (built in), a folder of images, folders and files separated by "
+        "commas, a list of them (.txt), a table of paths and labels (.csv, .tsv, .parquet), or a "
+        "TFDS name such as cifar10 or imagenet2012_subset/1pct. None, without preset or flagfile: "
+        "the quickstart preset.",
     )  # fmt: skip
-    data_dir: str | None = _flag(None, "Data", "Where prepared TFDS data are kept.", run=True)
+    data_dir: str | None = _flag(
+        None, "Data", "Where prepared TFDS data are kept, or the folder of the relative paths of a "
+        "list or table (None: its own).", run=True,
+    )  # fmt: skip
+    image_column: str | None = _flag(
+        None,
+        "Data",
+        "A table's column of paths. None: path, image, file, filename or filepath.",
+    )
+    label_column: str | None = _flag(
+        None, "Data", "A table's column of labels. None: label, class or target, or no labels; "
+        "none: no labels.",
+    )  # fmt: skip
     train_split: str = _flag("train", "Data", "Split to train on.")
     eval_split: str = _flag("validation", "Data", "Split to evaluate on.", run=True)
     eval_fraction: float = _flag(
         0.1, "Data", "Share of a folder held out for evaluation where it has no split of its own.",
         above=0, below=1,
+    )  # fmt: skip
+    channels: int = _flag(
+        3, "Data", "Channels of the images: 3, but for TIFF files that have others.", above=0
+    )
+    white_level: int = _flag(
+        0, "Data", "The value of 16-bit TIFF files that becomes white, as do all above. 0: the "
+        "largest that their bits can hold.", at_least=0, below=1 << 16,
     )  # fmt: skip
     image_size: int = _flag(224, "Data", "Side of the square image that the model sees.", above=0)
     cache_dataset: bool = _flag(False, "Data", "Keep the decoded data set in memory.", run=True)
@@ -127,6 +159,9 @@ class Settings:
         above=0, at_most=1,
     )  # fmt: skip
     color_jitter_strength: float = _flag(1.0, "Views", "Strength s of colour jitter.", at_least=0)
+    gray_probability: float = _flag(
+        0.2, "Views", "Share of views that colour jitter leaves grey.", at_least=0, at_most=1
+    )
     brightness: str = _flag(
         "v2", "Views", "Jitter multiplies (v2) or adds (v1) brightness.", choices=("v2", "v1")
     )
@@ -137,8 +172,12 @@ class Settings:
     )  # fmt: skip
 
     encoder: str = _flag(
-        "resnet", "Model", "resnet, mlp, keras.applications.NAME or keras_cv.NAME."
+        "resnet", "Model", "resnet, mlp, keras.applications.NAME, keras_cv.NAME or keras_hub.NAME."
     )
+    mlp_layers: str | None = _flag(
+        None, "Model", "Widths of --encoder=mlp, as 128,128: the same as --encoder=mlp:128,128. "
+        "None: 512,512.",
+    )  # fmt: skip
     encoder_weights: str | None = _flag(
         None, "Model", "Weights an encoder starts from: imagenet, or a file. None: random."
     )
@@ -157,6 +196,10 @@ class Settings:
         "nonlinear", "Model", "Projection head.", choices=("none", "linear", "nonlinear")
     )
     proj_out_dim: int = _flag(128, "Model", "Width of the projection's output.", above=0)
+    proj_hidden_dim: int = _flag(
+        0, "Model", "Width of a nonlinear projection's other layers. 0: that of the features.",
+        at_least=0,
+    )  # fmt: skip
     num_proj_layers: int = _flag(3, "Model", "Layers of a nonlinear projection head.", above=0)
     ft_proj_selector: int = _flag(
         0, "Model", "Fine-tune from this layer of the projection head; 0 is its input.", at_least=0
@@ -175,8 +218,48 @@ class Settings:
         "gradient caching. Batch norm then sees a micro-batch. 0: the whole batch.", at_least=0,
     )  # fmt: skip
 
+    loss: str = _flag(
+        NT_XENT, "Loss", "Contrastive loss of pretraining; supcon learns from labels too.",
+        choices=tuple(OPTIONS),
+    )  # fmt: skip
     temperature: float = _flag(0.1, "Loss", "Temperature of the contrastive loss.", above=0)
     hidden_norm: bool = _flag(True, "Loss", "L2-normalise projections before the loss.")
+    similarity: str = _flag(
+        "cosine", "Loss", "Of two embeddings: cosine (their product, without hidden_norm), or "
+        "euclidean: minus the squared distance.", choices=SIMILARITIES,
+    )  # fmt: skip
+    negatives: str = _flag(
+        "all", "Loss", "Which negatives nt_logistic and margin_triplet count: all, or of each view "
+        "the nearest that is farther than its positive.", choices=NEGATIVES,
+    )  # fmt: skip
+    margin: float = _flag(
+        0.8, "Loss", "By how much margin_triplet wants negatives farther than positives.",
+        at_least=0,
+    )  # fmt: skip
+    dclw_sigma: float = _flag(
+        0.5, "Loss", "Width of dclw's weights; small values weigh hard pairs more.", above=0
+    )
+    positive_prior: float = _flag(
+        0.1, "Loss", "Share of negatives that are of the image's own class, for debiased and hcl.",
+        at_least=0, below=1,
+    )  # fmt: skip
+    hard_negative_beta: float = _flag(
+        1.0, "Loss", "How much more hcl weighs near negatives. 0: as debiased.", at_least=0
+    )
+    prior: str = _flag(
+        "sphere", "Loss", "Distribution that generalized draws embeddings to.", choices=PRIORS
+    )
+    prior_weight: float = _flag(
+        1.0, "Loss", "Weight of that distribution beside the alignment of views.", above=0
+    )
+    memory_size: int = _flag(
+        0, "Loss", "Embeddings of earlier batches, from a momentum encoder, that are further "
+        "negatives: for small batches. Fewer than an epoch has images. 0: none.", at_least=0,
+    )  # fmt: skip
+    memory_momentum: float = _flag(
+        0.999, "Loss", "Share of its weights that the momentum encoder keeps in a step.",
+        at_least=0, below=1,
+    )  # fmt: skip
     lineareval_while_pretraining: bool = _flag(
         True, "Loss", "Train a linear head behind a stop-gradient while pretraining."
     )
@@ -201,6 +284,19 @@ class Settings:
     )  # fmt: skip
     warmup_epochs: float = _flag(10, "Optimizer", "Epochs of linear warm-up.", at_least=0)
     weight_decay: float = _flag(1e-6, "Optimizer", "Weight decay.", at_least=0)
+    clip_gradients: float = _flag(
+        0.0, "Optimizer", "Largest norm of the whole gradient; a larger one is scaled down to it. "
+        "0: any.", at_least=0,
+    )  # fmt: skip
+    weight_penalty: str = _flag(
+        "l2", "Optimizer", "What weight_decay weighs: l2, squares in the loss (lars decays apart "
+        "from it); smooth_l1, absolute values; decoupled: squares, apart from the gradient "
+        "(momentum, adam).", choices=PENALTIES,
+    )  # fmt: skip
+    on_nan: str = _flag(
+        "stop", "Optimizer", "Where loss or gradient is NaN or infinite, stop with exit code 3, or "
+        "skip the step, which then changes nothing.", run=True, choices=("stop", "skip"),
+    )  # fmt: skip
     momentum: float = _flag(0.9, "Optimizer", "Momentum.", at_least=0, below=1)
 
     checkpoint: str | None = _flag(
@@ -227,6 +323,24 @@ class Settings:
         "the same.", at_least=0, below=2**31,
     )  # fmt: skip
 
+    imbalance: float = _flag(
+        1.0, "Data", "Make the training images a long tail of classes, the first with so many "
+        "times the images of the last; label_seed draws which. 1: leave them.", at_least=1,
+    )  # fmt: skip
+    class_balance: str = _flag(
+        "none", "Fine-tuning", "Classes of unequal size: sample images so that classes are as "
+        "frequent, or weight the loss (of the linear head too, while pretraining).",
+        choices=("none", "sample", "weight"),
+    )  # fmt: skip
+    label_smoothing: float = _flag(
+        0.0, "Fine-tuning", "Share of the loss that is against uniform probabilities.",
+        at_least=0, below=1,
+    )  # fmt: skip
+    head_dropout: float = _flag(
+        0.0, "Fine-tuning", "Share of the features that the linear head does not see in a step.",
+        at_least=0, below=1,
+    )  # fmt: skip
+
     teacher: str | None = _flag(
         None, "Distillation", "SavedModel of a fine-tuned classifier whose logits the student "
         "learns, or the model_dir of its run.",
@@ -237,6 +351,23 @@ class Settings:
     distill_labels_weight: float = _flag(
         0.0, "Distillation", "Weight of the labels beside the teacher: 1 - alpha of the paper. "
         "0: no labels are used.", at_least=0, at_most=1,
+    )  # fmt: skip
+
+    prune: float = _flag(
+        0.0, "Pruning", "Share of each layer's weights that training sets to zero, those of "
+        "smallest magnitude: kernels of convolutions and dense layers, not the first convolution, "
+        "the linear head at most 0.8. 0: none.", at_least=0, below=1,
+    )  # fmt: skip
+    prune_begin: float = _flag(
+        0.25, "Pruning", "Share of the steps that are taken before.", at_least=0, below=1
+    )
+    prune_end: float = _flag(
+        0.75, "Pruning", "Share of the steps after which no more weights are pruned; the others "
+        "train on.", above=0, at_most=1,
+    )  # fmt: skip
+    prune_interval: int = _flag(
+        0, "Pruning", "Steps from one pruning to the next. 0: a hundredth of those between begin "
+        "and end.", at_least=0,
     )  # fmt: skip
 
     eval_batch_size: int = _flag(
@@ -287,9 +418,20 @@ class Settings:
         "auto", "Devices", "auto: TPU if use_tpu, else all GPUs, else the CPU.",
         run=True, choices=("auto", "mirrored", "multiworker", "tpu", "one_device"),
     )  # fmt: skip
+    workers: str | None = _flag(
+        None, "Devices", "host:port of each process of a run on several machines, separated by "
+        "commas, in place of TF_CONFIG; with --strategy=multiworker.", run=True,
+    )  # fmt: skip
+    worker_index: int = _flag(
+        0, "Devices", "This process's place in --workers; 0 writes.", run=True, at_least=0
+    )
     cpu_replicas: int = _flag(
         0, "Devices", "Split the CPU into so many devices, to try several replicas. 0: no.",
         run=True, at_least=0,
+    )  # fmt: skip
+    deterministic: bool = _flag(
+        False, "Devices", "Kernels that give the same bits each time on one machine, where they "
+        "are slower too.", run=True,
     )  # fmt: skip
     jit_compile: bool = _flag(False, "Devices", "Compile the training step with XLA.", run=True)
     augment_jit_compile: str = _flag(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 
+from simclr_tf.datasets import dicom, tiff
+from simclr_tf.datasets.bad_image import BadImageError
 from simclr_tf.images import transparency
 
 if TYPE_CHECKING:
@@ -17,49 +20,84 @@ if TYPE_CHECKING:
 
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif"}
+    | {".tif", ".tiff", ".dcm"}
 )
-# Pillow probes only these, whatever the extension says: a PNG named .jpg is read, a TIFF is not.
+# Pillow probes only these, whatever the extension says: a PNG named .jpg is read. TIFF, of which it
+# reads no more than four channels, and DICOM have readers of their own.
 # (The JPEG reader also opens the MPO files of phones.)
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF")
+# A picture of so many pixels takes half a gigabyte as RGB. Pillow refuses more, unless it is told
+# otherwise for the whole process.
+MAX_PIXELS = 178_956_970
+# A PNG of one bit a pixel, compressed as much as deflate can; other formats hold less. A file that
+# says more is cut off or a trap, and is refused before memory is taken for it. Only WebP can hold
+# a large area of one colour in a few bytes: it may have this many pixels in any case.
+_MOST_PIXELS_A_BYTE = 8 * 1032
+_PLAIN_WEBP = 1 << 24
 _ORIENTATION_TAG = 0x0112
 _PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
-class BadImageError(ValueError):
-    """A file that cannot be read as an image; the message is the reason, without the path."""
+class OpensImages(Protocol):
+    """How an image's name becomes a file; `whole` says whether all of it will be read."""
+
+    def __call__(self, name: str, /, whole: bool = True) -> BinaryIO: ...
 
 
-def read_header(path: str) -> tuple[int, int]:
-    """Returns an image's height and width after its EXIF rotation, without decoding it.
+def open_regular(path: str, whole: bool = True) -> BinaryIO:
+    """Opens a file; a pipe or a device, which may wait or go on for ever, is none.
+
+    Raises:
+        BadImageError: It is no regular file.
+        OSError: It can't be opened.
+    """
+    del whole
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise BadImageError("it is no regular file")
+    return open(path, "rb")
+
+
+def read_header(path: str, opener: OpensImages = open_regular) -> tuple[int, int, int]:
+    """Returns an image's height, width (after its EXIF rotation) and channels, undecoded.
 
     Cheap enough for every file of a folder. A file whose end looks cut off (no end marker, or
     shorter than it says) is decoded in full to be sure.
 
     Args:
         path: the file.
+        opener: opens it.
 
     Returns:
-        `(height, width)` in pixels.
+        `(height, width)` in pixels and the channels of the decoded image, 3 but for some TIFFs.
 
     Raises:
         BadImageError: the file is empty, truncated, unreadable or no supported image.
     """
-    with _reasons(), open(path, "rb") as file:
+    with _reasons(), opener(path, whole=False) as file:
+        kind = _kind(file)
+        if kind == "TIFF":
+            return tiff.read_tiff_shape(file, MAX_PIXELS)
+        if kind == "DICOM":
+            return dicom.read_dicom_shape(file, MAX_PIXELS)
         image = _open(file)
         width, height = image.size
         if _is_quarter_turn(image):
             width, height = height, width
         complete = _ends_well(image.format or "", file)
     if not complete:
-        decode_file(path)
-    return height, width
+        decode_file(path, opener=opener)
+    return height, width, 3
 
 
 def decode_file(
-    path: str, min_side: int | None = None, transparent: str = transparency.DEFAULT
+    path: str,
+    min_side: int | None = None,
+    transparent: str = transparency.DEFAULT,
+    opener: OpensImages = open_regular,
+    white_level: int = 0,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decodes the first frame of an image file to RGB.
+    """Decodes the first frame of an image file to RGB, a TIFF to as many channels as it has.
 
     Grey and palette images are expanded; 16-bit grey is scaled (not clipped) to 8 bits; CMYK is
     converted; an EXIF rotation is applied. Transparent pixels are laid over a ground
@@ -67,13 +105,15 @@ def decode_file(
     nothing is seen bleed into no edge.
 
     Args:
-        path: JPEG, PNG, WebP, BMP or GIF, recognised by content.
+        path: JPEG, PNG, WebP, BMP, GIF, TIFF or DICOM, recognised by content.
         min_side: JPEG only: may return a picture reduced by 2, 4 or 8, both sides still at least
             this long. Decoding a large photograph for a small canvas is several times faster.
         transparent: what shows through transparent pixels: white, black, keep or mean.
+        opener: opens the file.
+        white_level: TIFF only: see `tiff.decode_tiff`.
 
     Returns:
-        uint8 array (h, w, 3) and the original `(height, width)`.
+        uint8 array (h, w, 3), of a TIFF (h, w, channels), and the original `(height, width)`.
 
     Raises:
         BadImageError: the file is empty, truncated, unreadable or no supported image.
@@ -83,7 +123,14 @@ def decode_file(
     """
     from PIL import ImageOps
 
-    with _reasons(), open(path, "rb") as file:
+    with _reasons(), opener(path) as file:
+        kind = _kind(file)
+        if kind:
+            if kind == "TIFF":
+                values = tiff.decode_tiff(file, MAX_PIXELS, transparent, white_level)
+            else:
+                values = dicom.decode_dicom(file, MAX_PIXELS)
+            return values, (values.shape[0], values.shape[1])
         image = _open(file)
         width, height = image.size
         if min_side is not None and image.format in ("JPEG", "MPO"):
@@ -100,13 +147,42 @@ def decode_file(
         return colours, size
 
 
+def _kind(file: BinaryIO) -> str:
+    """Returns 'TIFF' or 'DICOM' by the first bytes of a file; '' for what Pillow reads."""
+    head = file.read(dicom.MAGIC_AT + len(dicom.MAGIC))
+    file.seek(0)
+    if head[dicom.MAGIC_AT :] == dicom.MAGIC:
+        return "DICOM"
+    return "TIFF" if head.startswith(tiff.MAGIC) else ""
+
+
+def _length_of(file: BinaryIO) -> int:
+    place = file.tell()
+    length = file.seek(0, os.SEEK_END)
+    file.seek(place)
+    return length
+
+
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
     from PIL import Image
 
-    if os.fstat(file.fileno()).st_size == 0:
+    length = _length_of(file)
+    if length == 0:
         raise BadImageError("the file is empty (0 bytes)")
     Image.init()  # Pillow preloads only its commonest readers, and WebP's isn't among them
-    return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+    try:
+        image = Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"it says that it has more than {MAX_PIXELS:,} pixels") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImageError(
+            f"{width} x {height} are more than {MAX_PIXELS:,} pixels; cut or shrink it"
+        )
+    most = max(_MOST_PIXELS_A_BYTE * length, _PLAIN_WEBP if image.format == "WEBP" else 0)
+    if width * height > most:
+        raise BadImageError(f"{length} bytes can't hold {width} x {height} pixels")
+    return image
 
 
 def _is_quarter_turn(image: PILImage.Image) -> bool:
@@ -181,7 +257,7 @@ def _bits(image: ImageFile.ImageFile) -> int:
 
 def _ends_well(file_format: str, file: BinaryIO) -> bool:
     """Returns False where the last bytes suggest that a part of the file is missing."""
-    length = os.fstat(file.fileno()).st_size
+    length = _length_of(file)
     file.seek(0)
     head = file.read(12)
     file.seek(max(0, length - 16))
@@ -209,7 +285,7 @@ def _reasons() -> Iterator[None]:
     except BadImageError:
         raise
     except UnidentifiedImageError as error:
-        reason = "the content is no JPEG, PNG, WebP, BMP or GIF image"
+        reason = "the content is no JPEG, PNG, WebP, BMP, GIF, TIFF or DICOM image"
         raise BadImageError(reason) from error
     except Exception as error:
         # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, zlib.error and

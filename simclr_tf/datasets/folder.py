@@ -1,9 +1,10 @@
-"""A user's folder of images as a source."""
+"""A user's files of images as a source: those of a folder, a list or a table."""
 
 from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
 from concurrent import futures
 
 import numpy as np
@@ -11,86 +12,83 @@ import tensorflow as tf
 from absl import logging
 
 from simclr_tf.datasets import decoding
-from simclr_tf.datasets.folder_layout import read_layout
 from simclr_tf.datasets.folder_walk import left_out_line
+from simclr_tf.datasets.layout import Layout, select
 from simclr_tf.datasets.positions import only_at
+from simclr_tf.datasets.records import RecordFiles
 from simclr_tf.datasets.source import IndexedSource
-from simclr_tf.datasets.splits import resolve_split
 from simclr_tf.errors import UserError
 from simclr_tf.images import transparency
 
 _ON_BAD_IMAGE = ("skip", "fail")
+_ELSEWHERE = " Relative paths lie below '{}'; --data_dir names another folder."
 
 
-def open_folder(
-    folder: str,
+def open_layout(
+    layout: Layout,
+    name: str,
     split: str,
     *,
-    eval_fraction: float = 0.1,
-    seed: int = 0,
     on_bad_image: str = "skip",
     transparent: str = transparency.DEFAULT,
+    white_level: int = 0,
 ) -> FolderSource:
-    """Opens a folder of JPEG, PNG, WebP, BMP and GIF files (see `folder_layout.read_layout`).
+    """Opens the files of a split: those of a folder, a list or a table.
 
     Every file of the split has its header and its end checked here, in parallel, so that broken
     ones are known before training starts.
 
     Args:
-        folder: the path; `~` is the home folder.
+        layout: the files, classes and splits (`folder_layout.read_layout`,
+            `path_list.lay_out_paths`, `table_layout.read_table_layout`).
+        name: the data set as the user names it.
         split: a split expression.
-        eval_fraction: share held out for 'test' where there is no evaluation folder.
-        seed: draws which files are held out.
         on_bad_image: 'skip' names, counts and skips unreadable files; 'fail' stops.
         transparent: what shows through transparent pixels: white, black, keep or mean (see
             `transparency.composite`).
+        white_level: the value of 16-bit TIFF files that becomes white; 0: see `tiff.decode_tiff`.
 
     Returns:
-        A source with labels if there are class folders.
+        A source with labels if the layout has them.
 
     Raises:
-        UserError: see `read_layout`; or no file, or none of a class, can be read; or one cannot
-            and `on_bad_image` is 'fail'.
+        UserError: no file, or none of a class, can be read; or one cannot and `on_bad_image` is
+            'fail'; or the split is unknown.
 
     Example:
-        >>> open_folder("~/photos", "train").num_classes is None
+        >>> open_layout(read_layout("photos", 0.1, 0), "photos", "train").num_classes is None
         True
     """
+    check_on_bad_image(on_bad_image)
+    transparency.check_transparent(transparent)
+    if layout.left_out:
+        logging.info("%s", left_out_line(name, layout.left_out))
+    listing, damaged = select(layout, name, split)
+    source = FolderSource(
+        listing.paths,
+        listing.labels,
+        name=name,
+        split=split,
+        class_names=listing.class_names,
+        on_bad_image=on_bad_image,
+        transparent=transparent,
+        white_level=white_level,
+        root=layout.root,
+        described_by=layout.described_by,
+        opener=layout.opener,
+        damaged=damaged,
+    )
+    source.left_out = layout.left_out
+    return source
+
+
+def check_on_bad_image(on_bad_image: str) -> None:
+    """Raises a UserError unless `on_bad_image` is a known policy."""
     if on_bad_image not in _ON_BAD_IMAGE:
         raise UserError(
             f"Expected on_bad_image to be one of {', '.join(_ON_BAD_IMAGE)}; "
             f"received: '{on_bad_image}'."
         )
-    transparency.check_transparent(transparent)
-    root = os.path.expanduser(folder)
-    layout = read_layout(root, eval_fraction, seed)
-    if layout.left_out:
-        logging.info("%s", left_out_line(folder, layout.left_out))
-    sizes = {name: len(listing.paths) for name, listing in layout.splits.items()}
-    ranges = resolve_split(split, sizes, dataset=folder, aliases=layout.aliases)
-    parts = [layout.splits[r.name] for r in ranges]
-    if len({part.labels is None for part in parts}) > 1:
-        raise UserError(
-            f"Expected splits that all have class folders, or none; received: '{split}' of "
-            f"'{folder}', some with and some without."
-        )
-    paths = [path for r, p in zip(ranges, parts, strict=True) for path in p.paths[r.start : r.stop]]
-    labels = None
-    if parts[0].labels is not None:
-        labels = []
-        for r, part in zip(ranges, parts, strict=True):
-            labels += (part.labels or [])[r.start : r.stop]
-    source = FolderSource(
-        paths,
-        labels,
-        name=folder,
-        split=split,
-        class_names=parts[0].class_names,
-        on_bad_image=on_bad_image,
-        transparent=transparent,
-    )
-    source.left_out = layout.left_out
-    return source
 
 
 class FolderSource(IndexedSource):
@@ -115,6 +113,11 @@ class FolderSource(IndexedSource):
         class_names: list[str] | None,
         on_bad_image: str,
         transparent: str = transparency.DEFAULT,
+        root: str | None = None,
+        described_by: Sequence[str] = (),
+        opener: RecordFiles | None = None,
+        damaged: Sequence[tuple[str, str]] = (),
+        white_level: int = 0,
     ) -> None:
         super().__init__(
             name=name,
@@ -125,30 +128,50 @@ class FolderSource(IndexedSource):
         )
         self._on_bad_image = on_bad_image
         self._transparent = transparent
+        self._root = os.path.expanduser(name) if root is None else root
+        self.described_by = list(described_by)
+        self._records = opener
+        self._white_level = white_level
+        self._opener: decoding.OpensImages = opener or decoding.open_regular
+        for path, reason in damaged:
+            self._bad(path, reason)
         sizes = self._check(paths)
         good = [i for i, size in enumerate(sizes) if size is not None]
         self._require_readable(labels, good, len(paths))
         self.paths = [paths[i] for i in good]
         self._labels = None if labels is None else np.array([labels[i] for i in good], np.int64)
         self.num_examples = len(good)
+        self._channels = self._one_count_of_channels(sizes)
         shapes = {size for size in sizes if size is not None}
-        if len(shapes) == 1:
-            self.image_shape = (*shapes.pop(), 3)
+        sides = shapes.pop()[:2] if len(shapes) == 1 else (None, None)
+        self.image_shape = (*sides, self._channels)
 
-    def _check(self, paths: list[str]) -> list[tuple[int, int] | None]:
-        """Returns (height, width) of every file, None for unreadable ones."""
+    def _one_count_of_channels(self, sizes: list[tuple[int, int, int] | None]) -> int:
+        """Returns the channels of all images, of which `self.paths` are the readable ones."""
+        counts = [size[2] for size in sizes if size is not None]
+        other = next((i for i, count in enumerate(counts) if count != counts[0]), None)
+        if other is not None:
+            raise UserError(
+                f"Expected images of one number of channels in '{self.name}'; received: "
+                f"'{self.paths[0]}' with {counts[0]} and '{self.paths[other]}' with "
+                f"{counts[other]}. Keep those of one kind."
+            )
+        return counts[0]
+
+    def _check(self, paths: list[str]) -> list[tuple[int, int, int] | None]:
+        """Returns (height, width, channels) of every file, None for unreadable ones."""
         if len(paths) > 100_000:
             logging.info("Checking the headers of %d images ...", len(paths))
 
-        def check(path: str) -> tuple[int, int] | decoding.BadImageError:
+        def check(path: str) -> tuple[int, int, int] | decoding.BadImageError:
             try:
-                return decoding.read_header(path)
+                return decoding.read_header(path, self._opener)
             except decoding.BadImageError as error:
                 return error
 
         with futures.ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
             results = list(pool.map(check, paths))
-        sizes: list[tuple[int, int] | None] = []
+        sizes: list[tuple[int, int, int] | None] = []
         for path, result in zip(paths, results, strict=True):
             if isinstance(result, decoding.BadImageError):
                 self._bad(path, str(result))
@@ -156,9 +179,10 @@ class FolderSource(IndexedSource):
             else:
                 sizes.append(result)
         if self.bad_images:
+            total = len(paths) + len(self.bad_images) - sizes.count(None)
             logging.warning(
                 "%d of %d images in '%s' (%s) cannot be read and are skipped.",
-                len(self.bad_images), len(paths), self.name, self.split,
+                len(self.bad_images), total, self.name, self.split,
             )  # fmt: skip
         return sizes
 
@@ -168,6 +192,7 @@ class FolderSource(IndexedSource):
             raise UserError(
                 f"Expected readable images in '{self.name}' (split {self.split}); received: "
                 f"{total} files, none readable, the first being '{path}' ({reason})."
+                + (_ELSEWHERE.format(self._root) if self.described_by else "")
             )
         if labels is None or self.class_names is None:
             return
@@ -176,7 +201,7 @@ class FolderSource(IndexedSource):
             names = ", ".join(self.class_names[label] for label in lost)
             raise UserError(
                 f"Expected a readable image in every class of '{self.name}' (split {self.split}); "
-                f"received: only unreadable files in {names}. Replace or remove the folder."
+                f"received: only unreadable files in {names}. Replace them, or leave the class out."
             )
 
     def _bad(self, path: str, reason: str) -> None:
@@ -185,7 +210,7 @@ class FolderSource(IndexedSource):
             self.bad_images.append((path, reason))
             self.error = UserError(
                 f"Expected readable images in '{self.name}'; received: '{path}' ({reason}). "
-                "Remove the file or pass --on_bad_image=skip."
+                "Leave the file out or pass --on_bad_image=skip."
             )
             raise self.error
         self._note_bad_image(path, reason)
@@ -202,7 +227,7 @@ class FolderSource(IndexedSource):
             load, [key], [tf.uint8, tf.int32, tf.int64, tf.bool]
         )
         reduced = min_side is not None
-        image.set_shape((None, None, 3) if reduced else self.image_shape)
+        image.set_shape((None, None, self._channels) if reduced else self.image_shape)
         example = {
             "image": image,
             "size": tf.ensure_shape(size, [2]),
@@ -233,9 +258,12 @@ class FolderSource(IndexedSource):
         return hidden
 
     def file_names(self) -> list[str]:
-        """Returns the files' paths below the folder."""
-        root = os.path.expanduser(self.name)
-        return [os.path.relpath(path, root) for path in self.paths]
+        """Returns the files' paths below the folder of the data set."""
+        return [os.path.relpath(path, self._root) for path in self.paths]
+
+    def files_behind(self) -> list[str]:
+        """Returns the files that hold the images or say which there are."""
+        return [*self.described_by, *(self.paths if self._records is None else self._records.files)]
 
     def _load(
         self, first: int, min_side: int | None, replace_bad: bool
@@ -245,7 +273,11 @@ class FolderSource(IndexedSource):
         for index in ((first + step) % self.num_examples for step in range(tries)):
             path = self.paths[index]
             try:
-                image, size = decoding.decode_file(path, min_side, self._transparent)
+                image, size = decoding.decode_file(
+                    path, min_side, self._transparent, self._opener, self._white_level
+                )
+                if image.shape[-1] != self._channels:
+                    raise decoding.BadImageError("its channels are not those of its header")
                 if self.static_shape and size != self.image_shape[:2]:
                     raise decoding.BadImageError(f"its size is {size}, not that of its header")
                 if transparency.is_flat(image):
@@ -260,5 +292,5 @@ class FolderSource(IndexedSource):
             )
             raise self.error
         shape = [side or 1 for side in self.image_shape[:2]]
-        blank = np.zeros((*shape, 3), np.uint8)  # dropped by 'ok'
+        blank = np.zeros((*shape, self._channels), np.uint8)  # dropped by 'ok'
         return blank, np.array(shape, np.int32), np.int64(first), np.bool_(False)

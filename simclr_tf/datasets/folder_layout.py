@@ -3,54 +3,15 @@
 from __future__ import annotations
 
 import collections
-import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from absl import logging
 
 from simclr_tf.datasets.decoding import IMAGE_EXTENSIONS
 from simclr_tf.datasets.folder_walk import entries_of, list_images, report_skipped, some
+from simclr_tf.datasets.layout import EVALUATION, TRAIN, Layout, Listing, lay_out
 from simclr_tf.errors import UserError
-
-TRAIN = "train"
-# Which folder answers to which name of an evaluation split, best first.
-_EVALUATION = {
-    "validation": ("validation", "val", "test"),
-    "val": ("val", "validation", "test"),
-    "test": ("test", "validation", "val"),
-}
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The image files of one split, in an order such that every slice is stratified.
-
-    Attributes:
-        paths: the files.
-        labels: class ids, or None without class folders.
-        class_names: names by class id, or None.
-    """
-
-    paths: list[str]
-    labels: list[int] | None
-    class_names: list[str] | None
-
-
-@dataclass
-class Layout:
-    """The splits of a folder.
-
-    Attributes:
-        splits: listing by split name.
-        aliases: other names of the evaluation splits -> name in `splits`.
-        left_out: folders below it that hold a run, an export or features, in words.
-    """
-
-    splits: dict[str, Listing]
-    aliases: dict[str, str] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
 
 
 def read_layout(root: str, eval_fraction: float, seed: int) -> Layout:
@@ -82,6 +43,22 @@ def read_layout(root: str, eval_fraction: float, seed: int) -> Layout:
         >>> read_layout("/data/flowers", eval_fraction=0.1, seed=0).splits["train"].class_names
         ['daisy', 'rose']
     """
+    left_out: list[str] = []
+    layout = lay_out(root, list_splits(root, left_out), eval_fraction, seed)
+    layout.left_out = left_out
+    return layout
+
+
+def list_splits(root: str, left_out: list[str]) -> dict[str, Listing]:
+    """Returns the listing of every split folder, or of 'train' alone where there is none.
+
+    Args:
+        root: the folder.
+        left_out: gets descriptions of the folders that hold a run, an export or features.
+
+    Raises:
+        UserError: as `read_layout`.
+    """
     if not os.path.exists(root):
         raise UserError(
             f"Expected a folder of images; received: '{root}', which does not exist. "
@@ -90,7 +67,6 @@ def read_layout(root: str, eval_fraction: float, seed: int) -> Layout:
     if not os.path.isdir(root):
         raise UserError(f"Expected a folder of images; received: '{root}', which is a file.")
     skipped: collections.Counter[str] = collections.Counter()
-    left_out: list[str] = []
     images, contents = _group(root, list_images(root, skipped, left_out))
     listings = _by_split_folder(root, images, contents)
     if listings is None:
@@ -102,22 +78,14 @@ def read_layout(root: str, eval_fraction: float, seed: int) -> Layout:
             f"Expected images ({', '.join(sorted(IMAGE_EXTENSIONS))}) in '{root}'; "
             f"received: none{besides}."
         )
-    if set(listings) == {TRAIN}:
-        listings = _hold_out(root, listings[TRAIN], eval_fraction, seed)
-    aliases = {}
-    for alias, candidates in _EVALUATION.items():
-        found = next((name for name in candidates if name in listings), None)
-        if found is not None and alias not in listings:
-            aliases[alias] = found
-    listings = {name: _interleaved(root, item) for name, item in listings.items()}
-    return Layout(listings, aliases, left_out)
+    return listings
 
 
 def _by_split_folder(
     root: str, images: Sequence[str], contents: dict[str, list[str]]
 ) -> dict[str, Listing] | None:
     """Returns the listing of every split folder, or None where the folders are classes."""
-    known = {TRAIN, *_EVALUATION}
+    known = {TRAIN, *EVALUATION}
     folders = [name for name in contents if name.lower() in known]
     others = [name for name in contents if name.lower() not in known]
     splits = {name.lower(): name for name in folders}
@@ -199,51 +167,3 @@ def _listing(folder: str, images: Sequence[str], classes: dict[str, list[str]]) 
     paths = [path for name in names for path in classes[name]]
     labels = [label for label, name in enumerate(names) for _ in classes[name]]
     return Listing(paths, labels, names)
-
-
-def _hold_out(root: str, listing: Listing, eval_fraction: float, seed: int) -> dict[str, Listing]:
-    """Splits off a share of each class as 'test', at least one image of a class of two or more."""
-    if not 0 < eval_fraction < 1:
-        raise UserError(
-            f"Expected eval_fraction between 0 and 1; received: {eval_fraction}. It is the share "
-            f"of '{root}' that is held out for evaluation."
-        )
-    chosen: dict[str, list[int]] = {TRAIN: [], "test": []}
-    for members in _members_by_class(listing):
-        members = sorted(members, key=lambda i: _draw(root, listing.paths[i], seed))
-        held = max(1, round(len(members) * eval_fraction)) if len(members) > 1 else 0
-        held = min(held, len(members) - 1)
-        chosen["test"] += members[:held]
-        chosen[TRAIN] += members[held:]
-    return {name: _select(listing, indices) for name, indices in chosen.items()}
-
-
-def _interleaved(root: str, listing: Listing) -> Listing:
-    """Orders files so that every slice has about the class shares of the whole."""
-    positions = []
-    for members in _members_by_class(listing):
-        members = sorted(members, key=lambda i: _draw(root, listing.paths[i], 0))
-        positions += [((rank + 0.5) / len(members), i) for rank, i in enumerate(members)]
-    return _select(listing, [i for _, i in sorted(positions)])
-
-
-def _members_by_class(listing: Listing) -> list[list[int]]:
-    members: dict[int, list[int]] = collections.defaultdict(list)
-    for i in range(len(listing.paths)):
-        members[listing.labels[i] if listing.labels is not None else 0].append(i)
-    return [members[label] for label in sorted(members)]
-
-
-def _select(listing: Listing, indices: Sequence[int]) -> Listing:
-    labels = listing.labels
-    return Listing(
-        [listing.paths[i] for i in indices],
-        None if labels is None else [labels[i] for i in indices],
-        listing.class_names,
-    )
-
-
-def _draw(root: str, path: str, seed: int) -> bytes:
-    """Returns a random-looking sort key that depends on the seed and the relative path only."""
-    relative = os.fsencode(os.path.relpath(path, root).replace(os.sep, "/"))
-    return hashlib.sha1(b"%d:%s" % (seed, relative)).digest()

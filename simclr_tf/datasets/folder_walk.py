@@ -14,9 +14,12 @@ from simclr_tf.errors import UserError
 
 # Image formats that are not read here: reported.
 _FOREIGN_EXTENSIONS = frozenset(
-    {".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".ico"}
+    {".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".ico"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".orf", ".rw2"}
 )
+
+# Folders that link to each other are reached in as many ways as they can be put in order.
+_MOST_LINKS = 100
 
 
 def list_images(root: str, skipped: collections.Counter[str], left_out: list[str]) -> list[str]:
@@ -95,12 +98,19 @@ def _visit(
         left_out: Gets descriptions of the folders that hold a run, an export or features.
         is_own: Whether `root` itself may hold one of these.
     """
+    visits: collections.Counter[str] = collections.Counter()
     waiting: list[tuple[str, frozenset[str]]] = [(root, frozenset())]
     while waiting:
         current, above = waiting.pop()
         real = os.path.realpath(current)
         if real in above:  # a link back up
             continue
+        visits[real] += 1
+        if visits[real] > _MOST_LINKS:
+            raise UserError(
+                f"Expected at most {_MOST_LINKS} ways to a folder of images; received: links in "
+                f"'{root}' that lead to '{real}' on more. Remove links that refer to each other."
+            )
         entries = list(entries_of(current))
         kind = kind_of_own(current, {name for name, _ in entries})
         if kind is not None and current == root and not is_own:

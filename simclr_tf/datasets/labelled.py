@@ -44,6 +44,37 @@ def choose_labelled(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
     return np.sort(np.concatenate(chosen))
 
 
+def long_tailed(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
+    """Draws a long-tailed part of a data set: each class has fewer images than the one before.
+
+    Class c of C keeps n r^(-c / (C - 1)) images, n being those of the largest class: the first
+    keeps all, the last 1 / r of them; at least one each, and no more than there are.
+
+    Args:
+        labels: Class ids (N,).
+        ratio: r, at least 1, of the first class's images to the last's.
+        seed: Draws which images.
+
+    Returns:
+        int64 (n,), ascending positions in `labels`.
+
+    Source: Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples" (arXiv
+    1901.05555), section 5.1.
+
+    Example:
+        >>> len(long_tailed(np.repeat([0, 1, 2], 100), 100, seed=0))
+        111
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    chosen = []
+    for rank, (label, count) in enumerate(zip(classes, counts, strict=True)):
+        share = ratio ** (-rank / max(len(classes) - 1, 1))
+        order = np.random.RandomState((seed, int(label))).permutation(count)
+        kept = order[: max(1, int(counts.max() * share + 0.5))]
+        chosen.append(np.flatnonzero(labels == label)[kept])
+    return np.sort(np.concatenate(chosen))
+
+
 def find_labelled(
     source: ImageSource, fraction: float, seed: int, path: str, check: bool = True
 ) -> np.ndarray:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection
 
 from simclr_tf.errors import UserError
+from simclr_tf.files.json_files import parse_json
 
 _RUN, _EXPORT, _FEATURES = "flags.json", "model.json", "job.json"
 _PROJECTOR = "projector_config.pbtxt"
@@ -59,7 +59,7 @@ def _is_ours(folder: str, name: str, names: Collection[str]) -> bool:
             f"{(error.strerror or str(error)).lower()}. Let it be read, or move the folder."
         ) from error
     try:
-        held = json.loads(content)
+        held = parse_json(content)
     except ValueError:
         # Truncated, by a power failure perhaps: a run if it has checkpoints.
         return name == _RUN and "checkpoint" in names

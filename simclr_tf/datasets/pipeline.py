@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 from simclr_tf.datasets.cache import in_memory
 from simclr_tf.datasets.canvas import host_size, squash
-from simclr_tf.datasets.source import ImageSource, Key
+from simclr_tf.datasets.shuffling import balanced_order
+from simclr_tf.datasets.source import ImageSource, IndexedSource, Key
 from simclr_tf.errors import UserError
 from simclr_tf.images import geometry, pixel_values
 from simclr_tf.typing import Batch
@@ -35,6 +37,7 @@ def training_dataset(
     host_transform: HostTransform | None = None,
     input_context: tf.distribute.InputContext | None = None,
     deterministic: bool = True,
+    balance_classes: bool = False,
 ) -> tf.data.Dataset:
     """Returns endless training batches, a new order in each epoch, all of it fixed by the seed.
 
@@ -56,6 +59,8 @@ def training_dataset(
             the examples (each belongs to one worker), batches for one replica.
         deterministic: False yields elements as they become ready, not in the seed's order.
             `python -m simclr_tf.benchmark input` measures what that gains.
+        balance_classes: draw each image anew, all classes being as frequent, instead of each once
+            in an epoch; labelled sources of known length.
 
     Returns:
         Elements `(x, label)`, or `(x,)` without labels; `label` int64 (B,). `x` is
@@ -82,7 +87,12 @@ def training_dataset(
     if cache:
         source = in_memory(source, canvas)
 
-    data = _ordered_keys(source, seed, start_example, shuffle, shuffle_buffer_bytes)
+    labels = None
+    if balance_classes:
+        if not isinstance(source, IndexedSource):
+            source = source.subset(np.arange(source.num_examples or 0))  # records by index
+        labels = source.read_labels()
+    data = _ordered_keys(source, seed, start_example, shuffle, shuffle_buffer_bytes, labels)
     if input_context is not None and input_context.num_input_pipelines > 1:
         data = data.shard(input_context.num_input_pipelines, input_context.input_pipeline_id)
 
@@ -150,14 +160,24 @@ def evaluation_dataset(
 
 
 def _ordered_keys(
-    source: ImageSource, seed: int, start: int, shuffle: bool, buffer_bytes: int
+    source: ImageSource,
+    seed: int,
+    start: int,
+    shuffle: bool,
+    buffer_bytes: int,
+    labels: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Returns endless (position in the run, key), from position `start` on."""
+    """Returns endless (position in the run, key), from position `start` on.
+
+    With labels, (N,) of an `IndexedSource`, classes are equally frequent.
+    """
     # The order is a function of the epoch's number, so that a resumed run can start anywhere.
     length = source.num_examples
     epoch, offset = divmod(start, length) if length else (0, start)
 
     def keys_of(number: tf.Tensor) -> tf.data.Dataset:
+        if labels is not None:
+            return tf.data.Dataset.from_tensor_slices(balanced_order(labels, seed, number))
         return (
             source.shuffled_keys(number, seed, buffer_bytes) if shuffle else source.ordered_keys()
         )

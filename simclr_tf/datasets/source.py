@@ -39,6 +39,8 @@ class ImageSource(abc.ABC):
         flat_images: paths of the files that were found to be one flat colour; they are kept.
         left_out: folders below the data set's that are not data: they hold a run, an export or
             features.
+        described_by: files that say which images there are and what their labels are: a table, a
+            list.
         error: the UserError to show if reading stopped on an unreadable image, else None.
         decodes_batches: whether `decode` also takes a vector of keys.
 
@@ -70,6 +72,7 @@ class ImageSource(abc.ABC):
         self._bad_paths: set[str] = set()
         self.flat_images: set[str] = set()
         self.left_out: list[str] = []
+        self.described_by: list[str] = []
         self.error: UserError | None = None
 
     @property
@@ -156,6 +159,13 @@ class ImageSource(abc.ABC):
     def file_names(self) -> list[str] | None:
         """Returns the images' files in the fixed order; None where an image is no file."""
         return None
+
+    def files_behind(self) -> list[str]:
+        """Returns the files that hold the images or say which there are, as far as they are known.
+
+        Where one of them changes, the images may be others.
+        """
+        return []
 
     def notices(self) -> list[str]:
         """Returns what a user should know of the images read so far, one line each."""

@@ -26,8 +26,21 @@ def is_tfds_name(dataset: str) -> bool:
     return name in tfds.list_builders(with_community_datasets=False)
 
 
-def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns a builder whose data are on disk."""
+def prepared_builder(
+    dataset: str,
+    data_dir: str | None,
+    kinds: str = "mnist_5k, a folder, list or table of images",
+) -> tfds.core.DatasetBuilder:
+    """Returns a builder whose data are on disk; downloads and prepares them if necessary.
+
+    Args:
+        dataset: Name, with config and version if wanted.
+        data_dir: Where prepared data lie or go; None: TFDS's own folder.
+        kinds: What else the name could have been, for errors.
+
+    Raises:
+        UserError: The name is unknown, or the data can't be prepared.
+    """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
 
@@ -44,8 +57,8 @@ def prepared_builder(dataset: str, data_dir: str | None) -> tfds.core.DatasetBui
         close = difflib.get_close_matches(dataset.split("/")[0].split(":")[0], known, n=3)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         raise UserError(
-            "Expected mnist_5k, a folder of images or the name of a TensorFlow Datasets data set; "
-            f"received: '{dataset}', which is none of them.{hint}"
+            f"Expected {kinds}, or the name of a TensorFlow Datasets data set; received: "
+            f"'{dataset}', which is none of them.{hint}"
         ) from error
     except Exception as error:
         raise _unopened(dataset, error) from error

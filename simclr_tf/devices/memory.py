@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 _CGROUPS = "/sys/fs/cgroup"
 _UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2**63 where there is no limit
@@ -34,6 +35,16 @@ def available_memory() -> int | None:
         have = machine_memory()
         free += [] if have is None else [have]
     return min(free, default=None)
+
+
+def peak_memory() -> int | None:
+    """Returns the most bytes that this process held so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def in_words(size: float) -> str:

@@ -44,6 +44,14 @@ def sum_over_replicas(values: tf.Tensor) -> tf.Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
+def sum_each_over_replicas(values: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the sums of several tensors over replicas, in as few messages as the strategy can."""
+    if not several() or not values:
+        return values
+    context = tf.distribute.get_replica_context()
+    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, values))
+
+
 def count_images(images: int | tf.Tensor, mask: tf.Tensor | None = None) -> ImageCount:
     """Counts the images of a step over all replicas.
 

@@ -55,8 +55,8 @@ def make_strategy(
     if joins_workers(name):
         if num_workers() == 0:
             raise UserError(
-                "Expected the environment variable TF_CONFIG to describe the workers; received: "
-                "none. Set it for each worker, or pass --strategy=mirrored."
+                "Expected --workers, or the environment variable TF_CONFIG, to name the workers; "
+                "received: neither. Set one for each worker, or pass --strategy=mirrored."
             )
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()

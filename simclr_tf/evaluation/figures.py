@@ -7,13 +7,19 @@ from typing import NamedTuple
 
 from simclr_tf.typing import Json
 
-_NAMES = {"top_1": "top-1", "top_5": "top-5", "f1": "F1", "area_under_curve": "area under the ROC"}
+_NAMES = {
+    "top_1": "top-1",
+    "top_5": "top-5",
+    "f1": "F1",
+    "area_under_curve": "area under the ROC",
+    "true_accept_rate": "true accepts at 1% false",
+}
 _CLASSIFIER = ("top_1", "top_5", "mean_per_class", "f1")
 _MEASURES = {
     "logistic_regression": _CLASSIFIER,
     "ridge": _CLASSIFIER,
     "sgd_probe": _CLASSIFIER,
-    "verification": ("area_under_curve", "equal_error_rate", "accuracy"),
+    "verification": ("area_under_curve", "equal_error_rate", "true_accept_rate", "accuracy"),
     "health": (
         "effective_rank",
         "alpha",

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import tensorflow as tf
 
-from simclr_tf.datasets import ImageSource, folder_of, open_source
+from simclr_tf.datasets import folders_of, open_source
 from simclr_tf.datasets.apart import check_file_apart
-from simclr_tf.datasets.folder_walk import left_out_line
 from simclr_tf.errors import UserError
+from simclr_tf.examples.gallery import Gallery, embed, notices, raw_pixels
 from simclr_tf.examples.pictures import save_figure
-from simclr_tf.features.extractor import Extractor, as_vectors, feature_batches, load_extractor
-
-_THUMBNAIL = 64  # pixels; side of the pictures that are drawn
-_RAW = 32  # pixels; side at which raw pixels are compared
-
-
-class Gallery(NamedTuple):
-    """Images and their features.
-
-    Attributes:
-        features: float32 (N, d).
-        thumbnails: uint8 (N, s, s, c).
-        labels: int64 (N,), or None.
-    """
-
-    features: np.ndarray
-    thumbnails: np.ndarray
-    labels: np.ndarray | None
+from simclr_tf.features.extractor import load_extractor
 
 
 def retrieve(
@@ -42,6 +22,8 @@ def retrieve(
     endpoint: str = "final_avg_pool",
     image_size: int | None = None,
     transparent: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
     neighbours: int = 5,
     queries: int = 8,
     max_images: int = 10_000,
@@ -59,6 +41,8 @@ def retrieve(
         endpoint: Which features; maps are averaged over space.
         image_size: Side in pixels; None: that of the export.
         transparent: What shows through transparent pixels; None: as the export was trained.
+        image_column: A table's column of paths.
+        label_column: A table's column of labels.
         neighbours: k.
         queries: Rows of the picture.
         max_images: How many images are used, from the front of the split.
@@ -74,12 +58,17 @@ def retrieve(
     Example:
         >>> retrieve("runs/digits", "mnist_5k", "retrieval.png", split="test")
     """
-    images = folder_of(dataset, data_dir)
-    if images is not None:
+    for images in folders_of(dataset, data_dir):
         check_file_apart(images, output, "--output")
     extract = load_extractor(saved_model, endpoint, image_size)
     source = open_source(
-        dataset, split, data_dir=data_dir, transparent=transparent or extract.transparent
+        dataset,
+        split,
+        data_dir=data_dir,
+        transparent=transparent or extract.transparent,
+        image_column=image_column,
+        label_column=label_column,
+        white_level=extract.white_level,
     )
     known = max_images if source.num_examples is None else min(max_images, source.num_examples)
     _check_neighbours(neighbours, known)  # before work begins
@@ -87,9 +76,7 @@ def retrieve(
     count = len(gallery.features)
     _check_neighbours(neighbours, count)  # some images may have been broken
     found = nearest(gallery.features, neighbours)
-    lines = source.notices()
-    if source.left_out:
-        lines.append(left_out_line(source.name, source.left_out))
+    lines = notices(source)
     if gallery.labels is not None:
         raw = nearest(raw_pixels(gallery.thumbnails), neighbours)
         lines.append(
@@ -108,45 +95,6 @@ def _check_neighbours(neighbours: int, count: int) -> None:
             f"Expected fewer neighbours than the {count} images; received: {neighbours}. "
             "Pass a smaller --neighbours."
         )
-
-
-def embed(extract: Extractor, source: ImageSource, batch_size: int, max_images: int) -> Gallery:
-    """Returns the features of a source's images, as an evaluation sees them.
-
-    Args:
-        extract: The encoder's endpoint; maps (N, h, w, d) are averaged over space.
-        source: The images; unreadable ones are left out.
-        batch_size: Images at a time.
-        max_images: How many images at most.
-
-    Returns:
-        A `Gallery`.
-
-    Raises:
-        UserError: No image is readable.
-    """
-    from tqdm import tqdm
-
-    side = min(_THUMBNAIL, *extract.image_size)
-    parts: list[dict[str, np.ndarray]] = []
-    with source.user_errors(), tqdm(desc="Embedding", unit=" images", delay=2) as bar:
-        for columns, _ in feature_batches(source, extract, batch_size, thumbnail=side):
-            columns["features"] = as_vectors(columns["features"])
-            parts.append({n: v[: max_images - bar.n] for n, v in columns.items()})
-            bar.update(len(parts[-1]["index"]))
-            if bar.n >= max_images:
-                break
-    if not bar.n:
-        raise UserError(f"Expected readable images in '{source.name}'; received: none.")
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Gallery(joined["features"], joined["thumbnail"], joined.get("label"))
-
-
-def raw_pixels(thumbnails: np.ndarray) -> np.ndarray:
-    """Returns float32 (N, d): images (N, s, s, c) of at most 32 pixels a side, as vectors."""
-    side = min(_RAW, thumbnails.shape[1])
-    small = tf.image.resize(thumbnails, (side, side), "area").numpy()
-    return small.reshape(len(small), -1)
 
 
 def nearest(features: np.ndarray, count: int) -> np.ndarray:

@@ -8,16 +8,18 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from simclr_tf.devices.process_state import isolated
-from simclr_tf.errors import UserError
+from simclr_tf.examples.arguments import TEST_SEED
 from simclr_tf.examples.pictures import save_figure
+from simclr_tf.examples.pyramid import convolution, feature_pyramid
+from simclr_tf.examples.scene_training import (
+    beside_scratch,
+    outputs_of,
+    scene_side,
+    train_on_scenes,
+)
 from simclr_tf.examples.scenes import NUM_CLASSES, make_scenes
-from simclr_tf.models.endpoints import endpoint_model, find_endpoints
 
-_CHANNELS = 32  # of the pyramid
-_RATE = 3e-3  # Adam's, at the start of a cosine
 _BACKGROUND = 0.1  # weight of a background pixel; nine of ten are
-_TEST_SEED = 1_000_003  # the test scenes are the same whatever the seed of a run
 _DRAWN = 4
 
 
@@ -71,27 +73,26 @@ def compare(
     Example:
         >>> compare(simclr.encoder, digit_side=40, scenes=50).pretrained
     """
-    side = -(-3 * digit_side // 32) * 32  # about three digits wide, and a multiple of 2**5
+    side = scene_side(digit_side)
     train = make_scenes("train", scenes, side, digit_side, seed)
-    images, classes = make_scenes("test", test_scenes, side, digit_side, _TEST_SEED)
-    with isolated(seed=seed):
-        fresh = type(encoder).from_config(encoder.get_config())
-        scores, found = [], []
-        for network in (encoder, fresh):
-            keras.utils.set_random_seed(seed)  # both pyramids start from the same weights
-            model = pyramid_segmenter(network, side, NUM_CLASSES)
-            train_segmenter(model, *train, steps=steps, batch_size=batch_size, seed=seed)
-            found.append(segment(model, images, batch_size))
-            scores.append(mean_iou(found[-1], classes, NUM_CLASSES))
-    return Comparison(scores[0], scores[1], images, classes, (found[0], found[1]))
+    test = make_scenes("test", test_scenes, side, digit_side, TEST_SEED)
+
+    def predict(network: keras.Model) -> np.ndarray:
+        model = pyramid_segmenter(network, side, NUM_CLASSES)
+        images, classes = train.images, train.classes
+        train_segmenter(model, images, classes, steps=steps, batch_size=batch_size, seed=seed)
+        return segment(model, test.images, batch_size)
+
+    found = beside_scratch(encoder, seed, predict)
+    scores = [mean_iou(classes, test.classes, NUM_CLASSES) for classes in found]
+    return Comparison(scores[0], scores[1], test.images, test.classes, found)
 
 
 def pyramid_segmenter(encoder: keras.Model, side: int, num_classes: int) -> keras.Model:
     """Builds a feature pyramid network on an encoder, with the class of every pixel as its output.
 
-    It uses the last endpoint of each resolution. From the coarsest to the finest, each is brought
-    to 32 channels and added to the enlarged sum of the coarser ones; a 3x3 convolution and a
-    linear layer then give the classes, enlarged to the image's size.
+    A 3x3 convolution and a linear layer on the finest map of `feature_pyramid` give the classes,
+    enlarged to the image's size.
 
     Args:
         encoder: Images (N, h, w, c) to features; its layers are shared, not copied.
@@ -104,36 +105,13 @@ def pyramid_segmenter(encoder: keras.Model, side: int, num_classes: int) -> kera
     Raises:
         UserError: The encoder has no feature maps of several resolutions.
 
-    Source: Lin et al. 2017, "Feature Pyramid Networks for Object Detection" (arXiv:1612.03144).
-
     Example:
         >>> model = pyramid_segmenter(ResNet(18), side=128, num_classes=11)
     """
-    encoder.trainable = True  # fine-tuning may have frozen a part of it
-    images = keras.Input((side, side, encoder.input_shape[-1]))
-    outputs = endpoint_model(encoder)(images)
-    in_order = [outputs[name] for name in find_endpoints(encoder)]
-    maps = {int(x.shape[1]): x for x in in_order if len(x.shape) == 4}  # the last of each size
-    if len(maps) < 2:
-        raise UserError(
-            f"Expected an encoder with feature maps of several resolutions; {encoder.name} has "
-            f"{len(maps)}. Use a convolutional one, such as resnet."
-        )
-    x = None
-    for size, tensor in sorted(maps.items()):
-        lateral = _convolution(tensor, 1)
-        if x is not None:
-            enlarged = keras.layers.Resizing(size, size, interpolation="bilinear")(x)
-            lateral = keras.layers.Add()([lateral, enlarged])
-        x = lateral
-    x = keras.layers.Conv2D(num_classes, 1, dtype="float32")(_convolution(x, 3))
+    images, x = feature_pyramid(encoder, side)
+    x = keras.layers.Conv2D(num_classes, 1, dtype="float32")(convolution(x, 3))
     logits = keras.layers.Resizing(side, side, interpolation="bilinear", dtype="float32")(x)
     return keras.Model(images, logits, name="segmenter")
-
-
-def _convolution(x: tf.Tensor, size: int) -> tf.Tensor:
-    x = keras.layers.Conv2D(_CHANNELS, size, padding="same", use_bias=False)(x)
-    return keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
 
 
 def train_segmenter(
@@ -145,7 +123,7 @@ def train_segmenter(
     batch_size: int,
     seed: int,
 ) -> None:
-    """Trains by cross-entropy over all pixels, background ones at a tenth; Adam with a cosine.
+    """Trains by cross-entropy over all pixels, background ones at a tenth.
 
     Args:
         model: As `pyramid_segmenter` makes it.
@@ -154,27 +132,18 @@ def train_segmenter(
         steps: Training steps.
         batch_size: Scenes a step.
         seed: Draws the order.
-
     """
-    data = tf.data.Dataset.from_tensor_slices((images, classes)).shuffle(len(images), seed=seed)
-    data = data.repeat().batch(batch_size)
-    data = data.map(
-        lambda x, y: (tf.cast(x, tf.float32) / 255.0, y, tf.where(y > 0, 1.0, _BACKGROUND))
-    )
-    schedule = keras.optimizers.schedules.CosineDecay(_RATE, steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer=keras.optimizers.Adam(schedule), loss=loss)
-    model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
+    weights = np.where(classes > 0, 1.0, _BACKGROUND).astype(np.float32)
+    train_on_scenes(
+        model, loss, images, classes, weights, steps=steps, batch_size=batch_size, seed=seed
+    )
 
 
 def segment(model: keras.Model, images: np.ndarray, batch_size: int) -> np.ndarray:
     """Returns the likeliest class of every pixel, int32 (N, s, s), of images uint8 (N, s, s, c)."""
-    data = tf.data.Dataset.from_tensor_slices(images).batch(batch_size)
-    found = [
-        tf.argmax(model(tf.cast(batch, tf.float32) / 255.0, training=False), -1, tf.int32)
-        for batch in data
-    ]
-    return np.concatenate([np.asarray(batch) for batch in found])
+    found = [tf.argmax(x, -1, tf.int32).numpy() for x in outputs_of(model, images, batch_size)]
+    return np.concatenate(found)
 
 
 def mean_iou(found: np.ndarray, classes: np.ndarray, num_classes: int) -> float:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
+from typing import Any
 
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
+from simclr_tf.files.csv_files import is_number
+from simclr_tf.files.json_files import read_json
 from simclr_tf.files.load_failures import explain
 from simclr_tf.images import transparency
 from simclr_tf.images.pixel_values import check_values, to_float
 
 _CARD = "model.json"
+_LARGEST_SIDE = 1 << 16  # pixels
 
 
 def find_export(path: str) -> str:
@@ -34,7 +37,7 @@ def find_export(path: str) -> str:
         return path
     exports = os.path.join(path, "saved_model")
     names = os.listdir(exports) if os.path.isdir(exports) else []
-    steps = [int(n) for n in names if n.isdigit() and _is_export(os.path.join(exports, n))]
+    steps = [int(n) for n in names if is_number(n) and _is_export(os.path.join(exports, n))]
     if not steps:
         raise UserError(
             f"Expected a SavedModel, or a run's model_dir that holds one; received: {path!r}, "
@@ -100,6 +103,7 @@ class ExportedModel:
         self.input_shape = _input_shape(self.module.__call__)
         self.image_size = _image_size(self.path, self.input_shape)
         self.transparent = _transparent(self.path)
+        self.white_level = _white_level(self.path)
 
     def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the endpoints, float32.
@@ -153,29 +157,47 @@ def _input_shape(call: object) -> tuple[int | None, ...]:
 def _image_size(path: str, shape: tuple[int | None, ...]) -> tuple[int, int] | None:
     if len(shape) != 4:  # vectors, or volumes
         return None
-    sides = list(shape[1:3])
-    card = os.path.join(path, _CARD)
-    if None in sides and os.path.isfile(card):
-        try:
-            with open(card, encoding="utf-8") as file:
-                sides = json.load(file)["input"]["image_size"] or sides
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise _unreadable(path, f"its {_CARD} is damaged ({error})") from error
-    known = [int(side) for side in sides if side is not None]
-    return None if None in sides else (known[0], known[1])
+    sides: object = list(shape[1:3])
+    if None in shape[1:3]:
+        sides = _card_input(path).get("image_size") or sides
+    if sides == [None, None] or (isinstance(sides, list) and None in sides):
+        return None
+    if not isinstance(sides, list) or [type(side) for side in sides] != [int, int]:
+        raise _unreadable(path, f"its {_CARD} says image_size {sides!r}, not [height, width]")
+    if not all(0 < side <= _LARGEST_SIDE for side in sides):
+        raise _unreadable(path, f"its {_CARD} says image_size {sides!r}, which no image has")
+    return sides[0], sides[1]
 
 
 def _transparent(path: str) -> str:
-    card = os.path.join(path, _CARD)
-    if not os.path.isfile(card):
+    if not os.path.isfile(os.path.join(path, _CARD)):
         return transparency.DEFAULT
-    try:
-        with open(card, encoding="utf-8") as file:
-            said = json.load(file)["input"].get("transparent", transparency.BEFORE)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _unreadable(path, f"its {_CARD} is damaged ({error})") from error
+    said = _card_input(path).get("transparent", transparency.BEFORE)
+    if not isinstance(said, str):
+        raise _unreadable(path, f"its {_CARD} says transparent {said!r}, no name")
     transparency.check_transparent(said)
     return said
+
+
+def _white_level(path: str) -> int:
+    card = os.path.join(path, _CARD)
+    settings = read_json(card).get("settings") if os.path.isfile(card) else None
+    said = settings.get("white_level", 0) if isinstance(settings, dict) else 0
+    return said if isinstance(said, int) and 0 <= said < 1 << 16 else 0
+
+
+def _card_input(path: str) -> dict[str, Any]:
+    """Returns what an export's card says of its input; an empty dict without a card."""
+    card = os.path.join(path, _CARD)
+    if not os.path.isfile(card):
+        return {}
+    try:
+        given = read_json(card).get("input")
+    except UserError as error:
+        raise _unreadable(path, f"its {_CARD} is damaged ({error})") from error
+    if not isinstance(given, dict):
+        raise _unreadable(path, f"its {_CARD} is damaged (no input in it)")
+    return given
 
 
 def _unreadable(path: str, reason: str, advice: str = "") -> UserError:

@@ -34,11 +34,13 @@ class Extractor:
     """One endpoint of a model, as a function of images of one size.
 
     Args:
-        call: float32 images (N, height, width, 3) in [0, 1] -> {endpoint: (N, ...)}.
+        call: float32 images (N, height, width, channels) in [0, 1] -> {endpoint: (N, ...)}.
         endpoint: The one that is wanted.
         image_size: (height, width) in pixels.
         transparent: What shows through transparent pixels of the images it was trained on.
         variables: All that the model computes with, for who must prove that it stays as it is.
+        channels: Channels of the images.
+        white_level: The value of 16-bit TIFF files that became white in training; 0: the largest.
 
     Attributes:
         shape: Shape of the features of one image.
@@ -59,16 +61,20 @@ class Extractor:
         image_size: tuple[int, int],
         transparent: str = transparency.DEFAULT,
         variables: Sequence[tf.Variable] = (),
+        channels: int = 3,
+        white_level: int = 0,
     ) -> None:
         self.endpoint, self.image_size = endpoint, image_size
-        self.transparent, self.variables = transparent, variables
-        spec = tf.TensorSpec([None, *image_size, 3], tf.float32)
+        self.transparent, self.variables, self.channels = transparent, variables, channels
+        self.white_level = white_level
+        spec = tf.TensorSpec([None, *image_size, channels], tf.float32)
+        colours = "RGB" if channels == 3 else f"{channels} channels"
+        form = f"{image_size[0]} x {image_size[1]} pixels, {colours}"
         try:
             outputs = tf.function(call, autograph=False).get_concrete_function(spec)
         except Exception as error:  # a foreign module, an input of another form: many kinds
             raise UserError(
-                f"Expected a model of images of {image_size[0]} x {image_size[1]} pixels, RGB; it "
-                f"can't be called so ({one_line(error)}). "
+                f"Expected a model of images of {form}; it can't be called so ({one_line(error)}). "
                 "Pass the --image_size that it was made for."
             ) from error
         shapes = {name: tuple(v.shape[1:]) for name, v in outputs.structured_outputs.items()}
@@ -130,7 +136,10 @@ def load_extractor(path: str, endpoint: str, image_size: int | None = None) -> E
         return dict(outputs) if isinstance(outputs, dict) else {"output": outputs}
 
     variables = list(getattr(exported.module, "variables", ()))
-    return Extractor(call, endpoint, size, exported.transparent, variables)
+    channels = exported.input_shape[-1] or 3
+    return Extractor(
+        call, endpoint, size, exported.transparent, variables, channels, exported.white_level
+    )
 
 
 def feature_batches(
@@ -156,6 +165,12 @@ def feature_batches(
         And the number of images of the source that have been processed so far.
     """
     height, width = extract.image_size
+    wanted, given = getattr(extract, "channels", None), source.image_shape[2]
+    if wanted is not None and given is not None and wanted != given:
+        raise UserError(
+            f"Expected images of {wanted} channels, as the model takes; received: {given} in "
+            f"'{source.name}'. Name images of the kind that it was trained on."
+        )
 
     def load(position: tf.Tensor, key: Key) -> dict[str, tf.Tensor]:
         example = source.decode(key)
@@ -166,7 +181,8 @@ def feature_batches(
         if source.labelled:
             loaded["label"] = example["label"]
         if thumbnail is not None:
-            small = tf.image.resize(image, (thumbnail, thumbnail), antialias=True)
+            shown = image if image.shape[-1] == 3 else tf.repeat(image[..., :1], 3, axis=-1)
+            small = tf.image.resize(shown, (thumbnail, thumbnail), antialias=True)
             loaded["thumbnail"] = to_uint8(small)
         return loaded
 
@@ -201,7 +217,7 @@ def feature_columns(
 def fingerprint(source: ImageSource) -> list[str | int | None]:
     """Returns what identifies a source, with a checksum of its files' paths, sizes and times."""
     check = 0
-    for path in getattr(source, "paths", ()):
+    for path in source.files_behind():
         status = os.stat(path)
         said = f"{path}\n{status.st_size}\n{status.st_mtime_ns}\n"
         check = zlib.crc32(os.fsencode(said), check)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
 from simclr_tf.errors import UserError
 from simclr_tf.features.files import EXTENSIONS
+from simclr_tf.files.load_failures import one_line
 
-# What NumPy, pyarrow and our own parsing raise of files that hold something else, or nothing.
-_UNREADABLE = (
-    OSError, EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError,
-    zipfile.BadZipFile,
-)  # fmt: skip
+_MOST_CLASSES = 1_000_000  # a list of names has as many entries as the highest class id
 
 
 class FeatureTable(NamedTuple):
@@ -61,27 +57,44 @@ def read_features(path: str) -> FeatureTable:
         )
     try:
         table = readers[extension](path)
-    except _UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    except UserError:
+        raise
+    except Exception as error:
+        # zlib, zipfile, NumPy and pyarrow each have errors of their own: no list is complete.
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(
             f"Expected a file of features at {path}; it can't be read ({reason}). "
             "Write it again with python -m simclr_tf.embed."
         ) from error
-    rows = len(table.features)
+    _check_shapes(table, path)
+    return table
+
+
+def _check_shapes(table: FeatureTable, path: str) -> None:
+    rows = len(table.features) if table.features.ndim else 0
     if table.features.ndim != 2 or (table.labels is not None and table.labels.shape != (rows,)):
         shapes = [part.shape for part in table[:2] if part is not None]
         raise UserError(
             f"Expected features (N, d) and labels (N,) in {path}; received: shapes "
             f"{', '.join(map(str, shapes))}. Embed an endpoint of vectors, such as final_avg_pool."
         )
-    return table
+    if table.labels is None or table.class_names is None or not rows:
+        return
+    if table.labels.max() >= len(table.class_names):
+        raise UserError(
+            f"Expected a name for every class in {path}; received: {len(table.class_names)} names "
+            f"and the class id {table.labels.max()}. Write the file again."
+        )
 
 
 def _read_npz(path: str) -> FeatureTable:
     with np.load(path, allow_pickle=False) as file:
-        labels = file["label"].astype(np.int64) if "label" in file else None
-        names = file["class_names"].tolist() if "class_names" in file else None
-        return FeatureTable(file["features"].astype(np.float32), labels, names)
+        labels = _class_ids(file["label"]) if "label" in file else None
+        names = [str(name) for name in file["class_names"]] if "class_names" in file else None
+        features = file["features"]
+        if features.dtype.kind not in "fiub":
+            raise ValueError(f"features of type {features.dtype} are no real numbers")
+        return FeatureTable(features.astype(np.float32), labels, names)
 
 
 def _read_parquet(path: str) -> FeatureTable:
@@ -109,10 +122,18 @@ def _read_tsv(path: str) -> FeatureTable:
     return _from_columns(features, {header[i]: [row[i] for row in rows] for i in said})
 
 
+def _class_ids(values: np.ndarray) -> np.ndarray:
+    if len(values) and not (values.min() >= -1 and values.max() < _MOST_CLASSES):
+        raise ValueError(
+            f"labels {values.min()} to {values.max()} are no class ids below {_MOST_CLASSES}, or -1"
+        )
+    return values.astype(np.int64)
+
+
 def _from_columns(features: np.ndarray, columns: dict[str, list[str]]) -> FeatureTable:
     labels = names = None
     if "label" in columns:
-        labels = np.array(columns["label"], np.int64)
+        labels = _class_ids(np.array(columns["label"], np.int64))
         if "class" in columns and len(labels):
             known = dict(zip(labels.tolist(), columns["class"], strict=True))
             names = [known.get(i, str(i)) for i in range(int(labels.max()) + 1)]

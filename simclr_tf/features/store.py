@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from simclr_tf.errors import UserError
-from simclr_tf.files.json_files import write_json
+from simclr_tf.files.json_files import read_json, write_json
+from simclr_tf.files.lock import try_lock
 
 _JOB, _STATE, _LOCK = "job.json", "state.json", "lock"
 
@@ -169,27 +170,17 @@ def _read(path: str) -> dict[str, Any]:
     if not os.path.exists(path):
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"Expected readable JSON in {path}; received: {error}. Remove {os.path.dirname(path)}."
-        ) from error
+        return read_json(path)
+    except UserError as error:
+        raise UserError(f"{error} Or remove {os.path.dirname(path)}.") from error
 
 
 def _locked(path: str, folder: str) -> BinaryIO:
     """Returns a file locked by this process; the lock ends with the process."""
     file = open(path, "ab")  # noqa: SIM115
-    with contextlib.suppress(ImportError):  # such locks exist on POSIX only
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise UserError(
-                f"Expected {folder} to be free; another process writes there. Wait for it."
-            ) from error
+    if not try_lock(file):
+        file.close()
+        raise UserError(f"Expected {folder} to be free; another process writes there. Wait for it.")
     return file
 
 

@@ -45,12 +45,27 @@ def read_json(path: str) -> dict[str, Any]:
     if not os.path.exists(path):
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
-    except (OSError, TypeError, ValueError) as error:
+        with open(path, "rb") as file:
+            held = parse_json(file.read())
+        if not isinstance(held, dict):
+            raise ValueError(f"{type(held).__name__} instead of names and values")
+    except (OSError, ValueError) as error:
         raise UserError(
             f"Expected a readable JSON file at {path}; received: {error}. Fix or remove it."
         ) from error
+    return held
+
+
+def parse_json(content: bytes) -> object:
+    """Returns what JSON in UTF-8 holds.
+
+    Raises:
+        ValueError: It is none, or nested deeper than Python follows (a `RecursionError` else).
+    """
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _not_finite(value: object, place: str) -> Iterator[tuple[str, float]]:

@@ -1,9 +1,9 @@
 """Why something could not be loaded: the actual cause, and what to do about it.
 
-Keras, KerasCV and TensorFlow Datasets download, read and check files behind one call, and whatever
-goes wrong comes out as one exception, often a bare `Exception` around the true one. `explain` reads
-the whole chain: no network, a server that refuses, a full disk and a damaged file each need a
-different remedy.
+Keras, KerasCV, KerasHub and TensorFlow Datasets download, read and check files behind one call, and
+whatever goes wrong comes out as one exception, often a bare `Exception` around the true one.
+`explain` reads the whole chain: no network, a server that refuses, a full disk and a damaged file
+each need a different remedy.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from dataclasses import dataclass
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DOWNLOAD = {
+    "network", "refused", "certificate", "checksum", "forbidden", "disk", "damaged", "package",
+    "memory",
+}  # fmt: skip
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 _NETWORK = {
     errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENETUNREACH, errno.EHOSTUNREACH,
@@ -38,8 +42,9 @@ _WORDS = (
         r"|Max retries exceeded|Connection (refused|reset|aborted)|Network is unreachable"
         r"|URL fetch failure|timed out",
     ),
+    # TensorFlow calls both a full disk and full memory exhausted.
+    ("disk", r"No space left on device|Disk quota exceeded|File too large"),
     ("memory", r"Resource ?Exhausted|\bOOM\b|Unable to allocate|[Oo]ut of memory|cannot allocate"),
-    ("disk", r"No space left on device|Disk quota exceeded"),
     ("forbidden", r"Permission denied|Read-only file system"),
     (
         "damaged",
@@ -85,6 +90,11 @@ class LoadFailure:
     kind: str
     reason: str
     advice: str
+
+    @property
+    def is_download(self) -> bool:
+        """Whether this can be a download that failed, rather than a file that doesn't fit."""
+        return self.kind in _DOWNLOAD
 
 
 def explain(error: BaseException, *, cache: str = "~/.keras") -> LoadFailure:

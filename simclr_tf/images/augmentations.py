@@ -6,5 +6,6 @@ from __future__ import annotations
 # depend on which others are on. Append only.
 AUGMENTATIONS = (
     "crop", "flip", "color", "blur", "cutout", "solarize", "noise", "sobel", "rotate", "affine",
+    "padded_crop",
 )  # fmt: skip
 SIMCLR = AUGMENTATIONS[:4]  # the paper's own, the default

@@ -73,7 +73,9 @@ def found_in(error: BaseException) -> UserError | None:
 
 @contextlib.contextmanager
 def in_one_line() -> Iterator[None]:
-    """Turns an error of a pipeline's check into a one-line `BatchError`.
+    """Turns an error of a check, in a pipeline or in a step while it is traced, into one line.
+
+    Keras 2 wraps what a step raises in an error of its own with the code around it.
 
     Example:
         >>> with in_one_line():
@@ -81,7 +83,7 @@ def in_one_line() -> Iterator[None]:
     """
     try:
         yield
-    except tf.errors.OpError as error:
+    except Exception as error:
         found = found_in(error)
         if found is None or found is error:
             raise

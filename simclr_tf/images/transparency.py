@@ -58,15 +58,26 @@ def composite(colours: np.ndarray, alpha: np.ndarray, transparent: str) -> np.nd
         return colours
     import numpy as np
 
-    weights = alpha[..., np.newaxis].astype(np.int32)
     background: np.ndarray | int = 255 if transparent == "white" else 0
     if transparent == "mean":
         total = int(alpha.sum(dtype=np.int64))
         # float64 sums of integers are exact, and several times faster than integer sums.
-        flat = colours.reshape(-1, colours.shape[-1]).astype(np.float64)
-        sums = (alpha.reshape(-1).astype(np.float64) @ flat).astype(np.int64)
+        sums = np.zeros(colours.shape[-1], np.int64)
+        for rows in _strips(colours):
+            flat = colours[rows].reshape(-1, colours.shape[-1]).astype(np.float64)
+            sums += (alpha[rows].reshape(-1).astype(np.float64) @ flat).astype(np.int64)
         background = ((2 * sums + total) // (2 * total)).astype(np.int32) if total else 255
-    return ((colours * weights + background * (255 - weights) + 127) // 255).astype(np.uint8)
+    result = np.empty_like(colours)
+    for rows in _strips(colours):
+        weights = alpha[rows][..., np.newaxis].astype(np.int32)
+        result[rows] = (colours[rows] * weights + background * (255 - weights) + 127) // 255
+    return result
+
+
+def _strips(image: np.ndarray) -> list[slice]:
+    """Returns rows of about a million pixels: a large image's integers would take gigabytes."""
+    height = max(1, (1 << 20) // max(1, image.shape[1]))
+    return [slice(top, top + height) for top in range(0, len(image), height)]
 
 
 def is_flat(image: np.ndarray) -> bool:

@@ -6,38 +6,17 @@ is wrong by several per cent of the probability. Every op has a GPU kernel and c
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import tensorflow as tf
 
-from simclr_tf.compat import num_replicas
 from simclr_tf.devices import replicas
 from simclr_tf.errors import UserError
-from simclr_tf.losses.blockwise import default_block_size, row_statistics
+from simclr_tf.losses.all_views import gather_views
+from simclr_tf.losses.blockwise import row_statistics
+from simclr_tf.losses.contrastive_loss import check_above_zero, check_hidden
+from simclr_tf.losses.contrastive_output import ContrastiveOutput, entropies, hits
 
 # Subtracted from an image's similarity with itself: exp(-1e9) is exactly zero in float32.
 SELF_SIMILARITY_PENALTY = 1e9
-
-
-class ContrastiveOutput(NamedTuple):
-    """What `nt_xent` returns; N images on this replica, M images on all replicas.
-
-    Attributes:
-        loss: scalar, this replica's share of the loss: the mean over replicas is the mean over
-            images.
-        logits_ab: (N, M) similarities of first views with every second view, over temperature;
-            None where they were computed in blocks and not kept.
-        labels: (N,) int32 in [0, M), the column of `logits_ab` that is the positive.
-        accuracy: scalar, this replica's share of the accuracy: a first view counts where it is
-            nearest to its own second view.
-        entropy: scalar in nats, this replica's share of the mean entropy of softmax(logits_ab).
-    """
-
-    loss: tf.Tensor
-    logits_ab: tf.Tensor | None
-    labels: tf.Tensor
-    accuracy: tf.Tensor
-    entropy: tf.Tensor
 
 
 def nt_xent(
@@ -87,23 +66,26 @@ def nt_xent(
         >>> gradients = tape.gradient(output.loss / num_replicas, variables)
     """
     hidden = tf.convert_to_tensor(hidden)
-    _check_arguments(hidden, temperature, block_size)
+    check_hidden(hidden)
+    check_above_zero("temperature", temperature)
+    if block_size is not None and block_size < 0:
+        raise UserError(
+            f"Expected block_size >= 0; received: {block_size}. Pass None to have it chosen."
+        )
     hidden = tf.cast(hidden, tf.float32)
     if hidden_norm:
         hidden = tf.math.l2_normalize(hidden, axis=-1)
     first, second = tf.split(hidden, 2, axis=0)  # (N, d) each
-    all_first, all_second, labels, everyone = _gather_views(first, second, mask)
-    total = tf.shape(all_first)[0]  # M
-    if everyone is not None:
-        total = tf.reduce_sum(tf.cast(everyone, tf.int32))
-    count = replicas.ImageCount(mask, tf.cast(total, tf.float32))
+    everyone = gather_views(first, second, mask)
+    all_first, all_second, labels = everyone.first, everyone.second, everyone.places
+    count = everyone.image_count(mask)
 
     temperature = tf.cast(temperature, tf.float32)
     if block_size is None:
-        block_size = _default_block_size(first, all_first)
+        block_size = everyone.default_block_size(first)
     if not isinstance(block_size, int) or block_size > 0:
         scaled = (first / temperature, second / temperature)
-        rows = row_statistics(*scaled, all_first, all_second, labels, block_size, everyone)
+        rows = row_statistics(*scaled, all_first, all_second, labels, block_size, everyone.mask)
         return ContrastiveOutput(
             loss=replicas.share_of_mean(rows.first + rows.second, count),
             logits_ab=None,
@@ -112,41 +94,15 @@ def nt_xent(
             entropy=replicas.share_of_mean(rows.entropy, count),
         )
     losses, logits_ab = _whole_rows(
-        first, second, all_first, all_second, labels, everyone, temperature
+        first, second, all_first, all_second, labels, everyone.mask, temperature
     )
     return ContrastiveOutput(
         loss=replicas.share_of_mean(losses, count),
         logits_ab=logits_ab,
         labels=labels,
-        accuracy=replicas.share_of_mean(_hits(labels, logits_ab), count),
-        entropy=replicas.share_of_mean(_entropies(logits_ab), count),
+        accuracy=replicas.share_of_mean(hits(labels, logits_ab), count),
+        entropy=replicas.share_of_mean(entropies(logits_ab), count),
     )
-
-
-def _check_arguments(
-    hidden: tf.Tensor, temperature: float | tf.Tensor, block_size: int | None
-) -> None:
-    shape = hidden.shape
-    if shape.rank != 2 or (shape[0] is not None and (shape[0] == 0 or shape[0] % 2)):
-        raise UserError(
-            "Expected hidden of shape (2N, d): N first views, then N second views; "
-            f"received: {tuple(shape)}. Concatenate the two views on axis 0."
-        )
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise UserError(
-            f"Expected temperature > 0; received: {temperature}. Pass one such as 0.1 or 0.5."
-        )
-    if block_size is not None and block_size < 0:
-        raise UserError(
-            f"Expected block_size >= 0; received: {block_size}. Pass None to have it chosen."
-        )
-
-
-def _default_block_size(first: tf.Tensor, all_first: tf.Tensor) -> int | tf.Tensor:
-    if first.shape[0] is None:
-        return default_block_size(tf.shape(first)[0], tf.shape(all_first)[0])
-    # The static shape of a gather has no number of rows.
-    return default_block_size(first.shape[0], first.shape[0] * num_replicas())
 
 
 def _whole_rows(
@@ -179,39 +135,3 @@ def _whole_rows(
         labels, tf.concat([logits_ba, logits_bb], axis=1)
     )
     return loss_a + loss_b, logits_ab
-
-
-def _gather_views(
-    first: tf.Tensor, second: tf.Tensor, mask: tf.Tensor | None
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | None]:
-    """Returns all replicas' first and second views, (M, d), this replica's indices, and mask (M,).
-
-    Rows that fill up are among the M here.
-    """
-    rows = tf.range(tf.shape(first)[0])  # (N,)
-    if not replicas.several():
-        return first, second, rows, mask
-    context = tf.distribute.get_replica_context()
-    replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
-    # Side by side on the feature axis: one collective, and both views stay in the same order. Each
-    # row names its replica, since replicas may have different numbers of rows: in float32, as not
-    # every device gathers int32.
-    owner = tf.fill([tf.shape(first)[0], 1], tf.cast(replica, tf.float32))
-    counted = [] if mask is None else [tf.cast(mask, tf.float32)[:, tf.newaxis]]
-    width = first.shape[1]
-    gathered = context.all_gather(tf.concat([first, second, owner, *counted], axis=1), axis=0)
-    owners = tf.cast(gathered[:, 2 * width], tf.int32)  # (M,), in the replicas' order
-    before = tf.reduce_sum(tf.cast(owners < replica, tf.int32))
-    everyone = None if mask is None else gathered[:, 2 * width + 1] > 0.5
-    return gathered[:, :width], gathered[:, width : 2 * width], rows + before, everyone
-
-
-def _hits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    nearest = tf.argmax(logits, axis=1, output_type=labels.dtype)
-    return tf.cast(tf.equal(nearest, labels), tf.float32)
-
-
-def _entropies(logits: tf.Tensor) -> tf.Tensor:
-    probability = tf.nn.softmax(tf.stop_gradient(logits))
-    # 1e-8 as the release: a probability that underflows to zero adds nothing.
-    return -tf.reduce_sum(probability * tf.math.log(probability + 1e-8), axis=-1)

@@ -54,6 +54,7 @@ def recognise(shapes: Shapes) -> Recipe | None:
     se_kernels = [p for p in shapes if p.startswith(deepest) and p.endswith("/se_reduce/kernel")]
     se_hidden = shapes[se_kernels[0]] if se_kernels else None
     layers = _count(shapes, _HEADS)
+    width, hidden = shapes[f"{_HEADS}/0/dense/kernel"] if layers > 1 else (0, 0)
     head = shapes.get("supervised_head/linear_layer/dense/kernel")
     # The small stem is a single 3 x 3 convolution; with selective kernels the stem has three.
     small = shapes[first_kernel][0] == 3 and f"{_STEM}/2/conv2d/kernel" not in shapes
@@ -66,6 +67,7 @@ def recognise(shapes: Shapes) -> Recipe | None:
         channels=shapes[first_kernel][2],
         proj_head_mode={0: "none", 1: "linear"}.get(layers, "nonlinear"),
         num_proj_layers=layers or 3,
+        proj_hidden_dim=0 if hidden == width else hidden,
         proj_out_dim=shapes[f"{_HEADS}/{layers - 1}/dense/kernel"][-1] if layers else 128,
         num_classes=head[-1] if head else None,
     )

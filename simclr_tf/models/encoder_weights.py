@@ -15,6 +15,7 @@ from simclr_tf.models.applications import (
     donor_statistics,
     set_statistics,
 )
+from simclr_tf.models.keras_files import load_keras
 
 
 def load_weights(
@@ -75,10 +76,12 @@ def _load_file(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one per layer; the error below says it once
             if path.endswith(".keras"):
-                _copy(keras.models.load_model(path, compile=False), encoder)
+                _copy(load_keras(path), encoder)
             else:
                 encoder.load_weights(path)
         return
+    except UserError:
+        raise
     except Exception as error:
         reason, failure = error, explain(error)
     # The file may be of the network as Keras builds it, with other layer names.

@@ -1,8 +1,9 @@
 """Encoders by name: networks from images in [0, 1] to one feature vector per image.
 
 `resnet` is the release's; `mlp`, every network of `keras.applications` and the backbones of
-KerasCV are wrapped so that all have the same interface: float images in [0, 1] in, (N, d) out,
-named stages that can be frozen one by one. `wrap_encoder` does the same for a user's own network.
+KerasCV and KerasHub are wrapped so that all have the same interface: float images in [0, 1] in,
+(N, d) out, named stages that can be frozen one by one. `wrap_encoder` does the same for a user's
+own network.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from simclr_tf.errors import UserError
 from simclr_tf.models.applications import InputScaling, application_donor
 from simclr_tf.models.encoder_weights import load_weights
 from simclr_tf.models.endpoints import endpoint_model, find_endpoints, freeze_until, pool, stages
-from simclr_tf.models.keras_cv import find_backbone
 from simclr_tf.models.named_networks import (
+    BACKBONES,
+    backbone_prefix,
     build_network,
     check_sides,
     full_name,
@@ -48,11 +50,12 @@ class Encoder(keras.Model):
     Weights are random: `make_encoder` loads published or given ones; a saved model has its own.
 
     Args:
-        network: `mlp`, `mlp:WIDTH,WIDTH`, `keras.applications.NAME` or `keras_cv.NAME`.
+        network: `mlp`, `mlp:WIDTH,WIDTH`, `keras.applications.NAME`, `keras_cv.NAME` or
+            `keras_hub.NAME`.
         image_size: Side or (height, width) in pixels; None: any size, where the network allows it.
             Convolutional networks take any size all the same.
         channels: Channels of the images.
-        network_config: Arguments of the KerasCV class; None: looked up by the name.
+        network_config: Arguments of KerasCV's or KerasHub's class; None: looked up by the name.
         batch_norm_momentum: Decay of the moving statistics (`mlp` only).
         synchronized: Whether batch norm statistics span replicas (`mlp` only).
         name: Name of the model.
@@ -128,7 +131,9 @@ class WrappedEncoder(keras.Model):
         **kwargs: Any,
     ) -> None:
         if _is_graph(encoder):
-            inputs, x = encoder.inputs[0], encoder.outputs[0]
+            # Several inputs keep their structure: a dictionary, a tuple.
+            inputs = encoder.inputs[0] if len(encoder.inputs) == 1 else encoder.input
+            x = encoder.outputs[0]
         else:
             shape = input_shape
             if shape is None and getattr(encoder, "input_shape", None):
@@ -183,8 +188,9 @@ def make_encoder(
 
     Args:
         name: `resnet` (the release's), `mlp` or `mlp:512,512`, a network of `keras.applications`
-            with or without that prefix, or `keras_cv.NAME` (a backbone or a preset); letter case
-            does not matter. A KerasCV preset named after its weights loads them.
+            with or without that prefix, `keras_cv.NAME` or, under Keras 3, `keras_hub.NAME` (a
+            backbone or a preset); letter case does not matter. A preset named after its weights
+            loads them.
         image_size: Side or (height, width) in pixels; None: any.
         channels: Channels of the images.
         weights: None (random), `imagenet` (published; downloaded by Keras once) or the path of a
@@ -204,7 +210,7 @@ def make_encoder(
 
     Raises:
         UserError: Unknown name; images too small for the network; weights that are not there, do
-            not fit or cannot be downloaded; KerasCV missing.
+            not fit or cannot be downloaded; KerasCV or KerasHub missing.
 
     Example:
         >>> make_encoder('MobileNetV2', image_size=96).output_shape
@@ -229,11 +235,11 @@ def make_encoder(
         donor = None
         if network.startswith("keras.applications."):
             donor = application_donor(network.rsplit(".", 1)[1], channels)
-        elif network.startswith("keras_cv."):
-            family, network_config, donor, weights = find_backbone(
-                network[9:], sides, channels, weights
+        elif (prefix := backbone_prefix(network)) is not None:
+            family, network_config, donor, weights = BACKBONES[prefix].find_backbone(
+                network[len(prefix) :], sides, channels, weights
             )
-            network = f"keras_cv.{family}"
+            network = prefix + family
         encoder = Encoder(
             network,
             image_size=sides,
@@ -250,6 +256,7 @@ def make_encoder(
 def wrap_encoder(
     model_or_layer: keras.Model | keras.layers.Layer,
     input_shape: tuple[int | None, ...] | None = None,
+    several_inputs: bool = False,
 ) -> keras.Model:
     """Makes a user's model or layer an encoder: one vector per example, endpoints, freezable.
 
@@ -258,6 +265,7 @@ def wrap_encoder(
             4 or 5 are averaged over all axes but the first and last. To save and load the result,
             the class must be registered, as Keras asks for any custom class.
         input_shape: Shape of one example, (height, width, channels); only needed if not built.
+        several_inputs: Whether a functional model with several inputs is one too.
 
     Returns:
         A functional model with `endpoint_layers`; an encoder of this package is returned as it is.
@@ -280,10 +288,17 @@ def wrap_encoder(
         len(getattr(model_or_layer, side, None) or [None]) if _is_model(model_or_layer) else 1
         for side in ("inputs", "outputs")
     ]
-    if counts != [1, 1]:
+    if several_inputs and counts[0] > 1 and not _is_graph(model_or_layer):
+        raise UserError(
+            "Expected an encoder of several inputs as a functional model; received: "
+            f"{type(model_or_layer).__name__}. Call it on keras.Input tensors: "
+            "keras.Model(inputs, layer(inputs))."
+        )
+    if counts[1] != 1 or (counts[0] != 1 and not several_inputs):
+        advice = ' Pass input_kind="any" of SimCLR.' if counts[0] > 1 and counts[1] == 1 else ""
         raise UserError(
             "Expected an encoder with one input and one output; "
-            f"received: {counts[0]} inputs and {counts[1]} outputs."
+            f"received: {counts[0]} inputs and {counts[1]} outputs.{advice}"
         )
     return WrappedEncoder(model_or_layer, input_shape=input_shape)
 

@@ -21,7 +21,7 @@ class ProjectionHead(keras.layers.Layer):
     """Maps features h to the vectors z = g(h) that the contrastive loss compares.
 
     Every layer is a bias-free dense layer followed by batch normalisation; all but the last add an
-    offset and a ReLU and keep the width of the features.
+    offset and a ReLU.
 
     Args:
         mode: `nonlinear` (num_layers layers), `linear` (one layer) or `none` (z = h).
@@ -29,6 +29,7 @@ class ProjectionHead(keras.layers.Layer):
         num_layers: Layers of the nonlinear head: 2 in SimCLRv1, 3 in SimCLRv2.
         batch_norm_momentum: Decay of the moving statistics.
         synchronized: Whether batch norm statistics are taken over all replicas.
+        hidden_dim: Width of all layers but the last; None: that of the features, as in the release.
         **kwargs: As for `keras.layers.Layer`.
 
     Input: (N, d) features. Output: (N, out_dim), or (N, d) with mode `none`.
@@ -51,6 +52,7 @@ class ProjectionHead(keras.layers.Layer):
         batch_norm_momentum: float = 0.9,
         synchronized: bool = True,
         name: str = "projection_head",
+        hidden_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
@@ -61,7 +63,10 @@ class ProjectionHead(keras.layers.Layer):
                 "Expected out_dim and num_layers of at least 1; "
                 f"received: out_dim={out_dim}, num_layers={num_layers}."
             )
+        if hidden_dim is not None and hidden_dim < 1:
+            raise UserError(f"Expected hidden_dim of at least 1, or None; received: {hidden_dim}.")
         self.mode = mode
+        self.hidden_dim = hidden_dim
         self.out_dim = out_dim
         self.num_layers = num_layers
         self.batch_norm_momentum = batch_norm_momentum
@@ -78,7 +83,7 @@ class ProjectionHead(keras.layers.Layer):
         width = int(input_shape[-1])
         for index in range(self.depth):
             last = index == self.depth - 1
-            units = self.out_dim if last else width
+            units = self.out_dim if last else self.hidden_dim or width
             dense = keras.layers.Dense(
                 units,
                 use_bias=False,
@@ -93,6 +98,7 @@ class ProjectionHead(keras.layers.Layer):
             )
             dense.build((None, width))
             batch_norm.build((None, units))
+            width = units
             self.dense_layers.append(dense)
             self.batch_norms.append(batch_norm)
         self.built = True
@@ -127,8 +133,10 @@ class ProjectionHead(keras.layers.Layer):
                 f"Expected a projection selector in [{-self.depth - 1}, {self.depth}] for a "
                 f"projection head of {self.depth} layers; received: {selector}."
             )
-        is_last = selector % (self.depth + 1) == self.depth
-        return self.out_dim if is_last and self.depth else input_width
+        place = selector % (self.depth + 1)
+        if place == 0:
+            return input_width
+        return self.out_dim if place == self.depth else self.hidden_dim or input_width
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return self.hidden_layers(inputs, training)[-1]
@@ -144,6 +152,7 @@ class ProjectionHead(keras.layers.Layer):
             "num_layers": self.num_layers,
             "batch_norm_momentum": self.batch_norm_momentum,
             "synchronized": self.synchronized,
+            "hidden_dim": self.hidden_dim,
         }
 
 

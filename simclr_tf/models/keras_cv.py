@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from simclr_tf.errors import UserError
 from simclr_tf.files.load_failures import explain, one_line
+from simclr_tf.models.library_names import name_key
 from simclr_tf.typing import KerasConfig
 
 if TYPE_CHECKING:
@@ -73,10 +73,6 @@ def _architectures() -> dict[str, tuple[str, KerasConfig]]:
 
 # Built from these arguments, without the description that KerasCV would download first.
 ARCHITECTURES = _architectures()
-_DOWNLOAD = (
-    "network", "refused", "certificate", "checksum", "forbidden", "disk", "damaged", "package",
-    "memory",
-)  # fmt: skip
 _FIXED_SIZE = ("MiTBackbone", "ViTDetBackbone")  # transformers build for one image size
 
 
@@ -144,7 +140,7 @@ def find_backbone(
         weights = weights or "imagenet"
     elif weights == "imagenet":
         preset, trained = _published(models, name), True
-    key = _key(name)
+    key = name_key(name)
     config: KerasConfig
     if not trained and key in ARCHITECTURES:
         family, arguments = ARCHITECTURES[key]
@@ -160,7 +156,7 @@ def find_backbone(
             from_preset = _preset_classes(models)[preset].from_preset
             make = _with(from_preset, {"load_weights": False}, preset)
         else:
-            make = {_key(known): cls for known, cls in _classes(models).items()}[key]
+            make = {name_key(known): cls for known, cls in _classes(models).items()}[key]
         backbone = _build(make, name, sides, channels)
         family, shape = type(backbone).__name__, tuple(backbone.inputs[0].shape[1:])
         config = dict(backbone.get_config())
@@ -192,7 +188,7 @@ def _build(
             failed = error
     assert failed is not None
     failure = explain(failed, cache="~/.cache/kagglehub")
-    if failure.kind in _DOWNLOAD:
+    if failure.is_download:
         raise UserError(
             f"Expected the description of keras_cv.{name}, which KerasCV downloads; "
             f"received: {failure.reason}. {failure.advice} Or choose a backbone that needs no "
@@ -225,9 +221,9 @@ def _preset_classes(models: ModuleType) -> dict[str, type[keras.Model]]:
 
 def _find_preset(models: ModuleType, name: str) -> str | None:
     presets = _preset_classes(models)
-    found = next((preset for preset in presets if _key(preset) == _key(name)), None)
-    known = [*ARCHITECTURES, *map(_key, _classes(models))]
-    if found is None and _key(name) not in known:
+    found = next((preset for preset in presets if name_key(preset) == name_key(name)), None)
+    known = [*ARCHITECTURES, *map(name_key, _classes(models))]
+    if found is None and name_key(name) not in known:
         close = difflib.get_close_matches(name, [*_classes(models), *presets], n=3)
         raise UserError(
             "Expected a backbone or preset of keras_cv.models; "
@@ -240,7 +236,7 @@ def _published(models: ModuleType, name: str) -> str:
     """Returns the one preset with ImageNet weights for a backbone named without weights."""
     presets = _preset_classes(models)
     for preset in presets:
-        if _key(preset) == f"{_key(name)}imagenet":
+        if name_key(preset) == f"{name_key(name)}imagenet":
             return preset
     trained = [key for key, cls in presets.items() if key in cls.presets_with_weights]
     close = difflib.get_close_matches(name, trained, n=3, cutoff=0.3)
@@ -248,7 +244,3 @@ def _published(models: ModuleType, name: str) -> str:
         "Expected a KerasCV backbone with published ImageNet weights; "
         f"received: {name!r}. Pass weights=None, or name a preset: {', '.join(close) or 'none'}."
     )
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[_\-\s]|backbone$", "", name.lower())

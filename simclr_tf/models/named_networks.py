@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from tensorflow import keras
 
 from simclr_tf.errors import UserError
+from simclr_tf.models import keras_cv, keras_hub
 from simclr_tf.models.applications import application_names, build_application
-from simclr_tf.models.keras_cv import build_backbone, find_backbone
 from simclr_tf.models.mlp import build_mlp
 from simclr_tf.typing import KerasConfig
 
+# Prefix of a name -> the library of backbones that it names.
+BACKBONES = {"keras_cv.": keras_cv, "keras_hub.": keras_hub}
 # The largest side in pixels for which a ResNet has the small stem.
 CIFAR_STEM_SIDE = 32
 
@@ -22,8 +24,9 @@ def full_name(name: str) -> str:
     """Returns a name as `Encoder` takes it: with its library, in the right letter case."""
     if re.fullmatch(r"mlp(:\d+(,\d+)*)?", name.lower()):
         return name.lower()
-    if name.lower().startswith("keras_cv."):
-        return "keras_cv." + name[9:]
+    for prefix in BACKBONES:
+        if name.lower().startswith(prefix):
+            return prefix + name[len(prefix) :]
     short = re.sub(r"^(tf\.)?keras\.applications\.", "", name, flags=re.IGNORECASE)
     by_lower = {known.lower(): known for known in application_names()}
     if short.lower() in by_lower:
@@ -31,9 +34,14 @@ def full_name(name: str) -> str:
     close = difflib.get_close_matches(short.lower(), ["resnet", "mlp", *by_lower], n=3)
     nearest = f" Nearest: {', '.join(by_lower.get(word, word) for word in close)}." if close else ""
     raise UserError(
-        "Expected an encoder called resnet, mlp, mlp:512,512, keras_cv.NAME or one of "
-        f"keras.applications (of this Keras version); received: {name!r}.{nearest}"
+        "Expected an encoder called resnet, mlp, mlp:512,512, keras_cv.NAME, keras_hub.NAME or "
+        f"one of keras.applications (of this Keras version); received: {name!r}.{nearest}"
     )
+
+
+def backbone_prefix(network: str) -> str | None:
+    """Returns which of `BACKBONES` a full name begins with."""
+    return next((prefix for prefix in BACKBONES if network.startswith(prefix)), None)
 
 
 def check_sides(image_size: int | Iterable[int] | None) -> tuple[int, int] | None:
@@ -62,7 +70,7 @@ def build_network(
         network: As `full_name` returns it, but `resnet`.
         sides: (height, width) in pixels; None: any, where the network allows it.
         channels: Channels of the images.
-        network_config: Arguments of the KerasCV class; None: looked up by the name.
+        network_config: Arguments of KerasCV's or KerasHub's class; None: looked up by the name.
         batch_norm_momentum: Decay of the moving statistics (`mlp` only).
         synchronized: Whether batch norm statistics span replicas (`mlp` only).
 
@@ -74,18 +82,18 @@ def build_network(
     """
     if network.startswith("keras.applications."):
         inputs, outputs = build_application(network.rsplit(".", 1)[1], sides, channels)
-    elif network.startswith("keras_cv."):
-        family = network[9:]
+    elif (prefix := backbone_prefix(network)) is not None:
+        library, family = BACKBONES[prefix], network[len(prefix) :]
         if network_config is None:
-            family, network_config, _, _ = find_backbone(family, sides, channels, None)
-            network = f"keras_cv.{family}"
-        inputs, outputs = build_backbone(family, network_config)
+            family, network_config, _, _ = library.find_backbone(family, sides, channels, None)
+            network = prefix + family
+        inputs, outputs = library.build_backbone(family, network_config)
     elif network == "mlp" or network.startswith("mlp:"):
         inputs, outputs = build_mlp(network, sides, channels, batch_norm_momentum, synchronized)
     else:
         raise UserError(
-            "Expected a network called mlp, keras.applications.NAME or keras_cv.NAME; "
-            f"received: {network!r}. make_encoder also takes short names."
+            "Expected a network called mlp, keras.applications.NAME, keras_cv.NAME or "
+            f"keras_hub.NAME; received: {network!r}. make_encoder also takes short names."
         )
     return network, network_config, inputs, outputs
 

@@ -18,12 +18,14 @@ _RELEASE_SETTINGS = (
     "num_proj_layers", "proj_out_dim", "image_size",
 )  # fmt: skip
 # Fields that are no settings, and settings that early runs did not have.
-_NO_SETTINGS = {"channels", "num_classes"}
+_NO_SETTINGS = {"num_classes"}
 _LATER_SETTINGS = {
+    "channels",
     "encoder_weights",
     "lineareval_batch_norm",
     "lineareval_loss_weight",
     "resnet_stem",
+    "proj_hidden_dim",
 }
 
 
@@ -49,6 +51,7 @@ class Recipe:
         proj_head_mode: Mode of the projection head; `none`: no head.
         proj_out_dim: Size of its output.
         num_proj_layers: Number of its layers.
+        proj_hidden_dim: Width of all but the last; 0: that of the features.
         num_classes: Classes of the linear head; None: no head.
         ft_proj_selector: Layer of the projection head that the linear head reads.
         lineareval_batch_norm: Whether the online linear head reads through batch norm.
@@ -80,6 +83,7 @@ class Recipe:
     proj_head_mode: str = "nonlinear"
     proj_out_dim: int = 128
     num_proj_layers: int = 3
+    proj_hidden_dim: int = 0
     num_classes: int | None = None
     ft_proj_selector: int = 0
     lineareval_batch_norm: bool = False
@@ -109,6 +113,8 @@ class Recipe:
             for name in names
             if name in settings or name not in _LATER_SETTINGS
         }
+        if settings.get("mlp_layers"):
+            values["encoder"] = f"mlp:{settings['mlp_layers']}"
         return cls(num_classes=num_classes, **values)
 
     def make_encoder(self) -> keras.Model:
@@ -141,6 +147,7 @@ class Recipe:
             num_layers=self.num_proj_layers,
             batch_norm_momentum=self.batch_norm_decay,
             synchronized=self.global_bn,
+            hidden_dim=self.proj_hidden_dim or None,
         )
 
     def release_settings(self) -> dict[str, Any]:
@@ -153,6 +160,8 @@ class Recipe:
         head = f"proj_head_mode={self.proj_head_mode}"
         if self.proj_head_mode != "none":
             head += f", num_proj_layers={self.num_proj_layers}, proj_out_dim={self.proj_out_dim}"
+        if self.proj_hidden_dim:
+            head += f", proj_hidden_dim={self.proj_hidden_dim}"
         classes = f"{self.num_classes} classes" if self.num_classes else "no linear head"
         return (
             f"resnet_depth={self.resnet_depth}, width_multiplier={self.width_multiplier:g}, "

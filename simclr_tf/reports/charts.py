@@ -6,6 +6,7 @@ Altair rather than Plotly or Bokeh for the size of a page without network: Vega'
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -56,10 +57,14 @@ def import_altair() -> Any:
 
 def scripts() -> str:
     """Returns the JavaScript that draws the charts."""
+    version = import_altair().SCHEMA_VERSION  # v6.1.0: what its specifications are written in
+    return _bundle(".".join(version.lstrip("v").split(".")[:2]))
+
+
+@functools.cache  # it takes longer to make than the rest of a page, and is always the same
+def _bundle(grammar: str) -> str:
     import vl_convert
 
-    version = import_altair().SCHEMA_VERSION  # v6.1.0: what its specifications are written in
-    grammar = ".".join(version.lstrip("v").split(".")[:2])
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", grammar))
 
 

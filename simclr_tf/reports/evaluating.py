@@ -18,7 +18,7 @@ from simclr_tf.features.extractor import Embeds
 from simclr_tf.features.reading import is_feature_file
 from simclr_tf.reports import feature_tables, image_features, sgd
 from simclr_tf.reports.request import EvaluationRequest
-from simclr_tf.reports.supervised import train_supervised
+from simclr_tf.reports.supervised import data_changes, train_supervised
 from simclr_tf.typing import Json
 from tf_hub_export.extractors import OpenedEncoder, checksum_of, open_encoder, untrained_like
 
@@ -164,21 +164,15 @@ def _extractors(opened: OpenedEncoder, request: EvaluationRequest, say: Say) -> 
         say("No untrained encoder beside it: nothing says how this endpoint was built.")
     else:
         found[UNTRAINED] = untrained
-    return {**found, PIXELS: image_features.RawPixels(opened.extract.image_size)}
+    pixels = image_features.RawPixels(opened.extract.image_size, opened.extract.channels)
+    return {**found, PIXELS: pixels}
 
 
 def _supervised(
     opened: OpenedEncoder, request: EvaluationRequest, folder: str, say: Say
 ) -> tuple[Embeds, Json]:
     say(f"Training {SUPERVISED} in {folder}.")
-    changes = {
-        "dataset": request.dataset,
-        "data_dir": request.data_dir,
-        "train_split": request.train_split,
-        "eval_split": request.test_split,
-    }
-    given = {name: value for name, value in changes.items() if value is not None}
-    trained, accuracy = train_supervised(opened.settings, folder, given)
+    trained, accuracy = train_supervised(opened.settings, folder, data_changes(request))
     return trained.extract, {"supervised_run": {"path": folder, "top_1": accuracy}}
 
 
@@ -197,7 +191,8 @@ def _evaluate_images(
         _say_shared(train.features, test.features, say)
     views = None
     if name == PIXELS:
-        train, test = image_features.without_equal_channels(train, test)
+        if opened.extract.channels == 3:
+            train, test = image_features.without_equal_channels(train, test)
     elif "health" in request.protocols:
         views = image_features.two_views(sources[1], extract, opened.settings, request.seed)
     found = evaluate_features(
@@ -236,6 +231,10 @@ def _open_data(
         "eval_fraction": opened.settings.get("eval_fraction") if fraction is None else fraction,
         "on_bad_image": opened.settings.get("on_bad_image"),
         "transparent": request.transparent or opened.extract.transparent,
+        "image_column": request.image_column or of_run.get("image_column"),
+        "label_column": request.label_column or of_run.get("label_column"),
+        # Values mean what they meant in training, in other files too.
+        "white_level": opened.extract.white_level,
     }
     given = {name: value for name, value in settings.items() if value is not None}
     sources = []

@@ -31,12 +31,13 @@ class RawPixels:
 
     Args:
         image_size: (height, width) in pixels of the images that are given.
+        channels: Their channels.
     """
 
-    def __init__(self, image_size: tuple[int, int]) -> None:
+    def __init__(self, image_size: tuple[int, int], channels: int = 3) -> None:
         self.image_size = image_size
         self._side = (min(_RAW_SIDE, image_size[0]), min(_RAW_SIDE, image_size[1]))
-        self.shape: tuple[int, ...] = (self._side[0] * self._side[1] * 3,)
+        self.shape: tuple[int, ...] = (self._side[0] * self._side[1] * channels,)
 
     def __call__(self, images: Any) -> np.ndarray:
         small = tf.image.resize(images, self._side, "area").numpy()

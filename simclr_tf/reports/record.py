@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from simclr_tf.errors import UserError
+from simclr_tf.files.csv_files import read_csv
 from simclr_tf.files.json_files import read_json
 from simclr_tf.typing import Json
 
@@ -60,7 +61,8 @@ class RunRecord:
     def last_step(self) -> int:
         """The last step that anything was written of."""
         steps = [row["step"] for row in self.metrics if "step" in row]
-        return int(max([*steps, self.results.get("global_step", 0)]))
+        steps.append(_number(self.results.get("global_step")) or 0)
+        return int(max((step for step in steps if math.isfinite(step)), default=0))
 
 
 def is_run(folder: str) -> bool:
@@ -118,13 +120,10 @@ def read_record(folder: str) -> RunRecord:
 
 def _table(path: str) -> list[Row]:
     """Returns the numbers of a CSV file; cells that are none are left out."""
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [
-            {name: number for name, cell in row.items() if (number := _number(cell)) is not None}
-            for row in csv.DictReader(file)
-        ]
+    return [
+        {name: number for name, cell in row.items() if (number := _number(cell)) is not None}
+        for row in read_csv(path)
+    ]
 
 
 def _number(cell: Any) -> float | None:

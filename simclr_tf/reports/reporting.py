@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.figures import Figure, headline
 from simclr_tf.files.atomic_file import new_file
+from simclr_tf.files.load_failures import one_line
 from simclr_tf.reports import charts
 from simclr_tf.reports.page import Page
 from simclr_tf.reports.record import RunRecord
@@ -22,6 +24,27 @@ _MOST_CLASSES = 30  # of a confusion matrix that is drawn
 _MOST_MISTAKES = 15
 _SAME_FOR_ALL = ("model_dir", "mode")
 Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def of_our_form(records: Sequence[RunRecord]) -> Iterator[None]:
+    """Turns what results of another form make fail into a `UserError`.
+
+    Args:
+        records: The runs. Their JSON files are read as our commands write them; one that was
+            changed by hand or by another program may hold anything anywhere.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        folders = ", ".join(record.folder for record in records)
+        raise UserError(
+            f"Expected settings and results as our commands write them in {folders}; received: "
+            f"another form ({one_line(error)}). Evaluate the run again, or "
+            "remove the file that was changed."
+        ) from error
 
 
 def write_report(record: RunRecord, path: str, say: Say, samples: bool = True) -> None:

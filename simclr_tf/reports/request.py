@@ -21,6 +21,8 @@ class EvaluationRequest:
         train_split: Images that classifiers are fitted to.
         test_split: Images that are scored.
         eval_fraction: Share of a folder that training held out.
+        image_column: A table's column of paths.
+        label_column: A table's column of labels.
         transparent: What shows through transparent pixels.
         endpoint: Which output of the model.
         image_size: Side in pixels.
@@ -42,6 +44,8 @@ class EvaluationRequest:
     train_split: str | None = None
     test_split: str | None = None
     eval_fraction: float | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     transparent: str | None = None
     endpoint: str = "final_avg_pool"
     image_size: int | None = None

@@ -18,7 +18,10 @@ from tf_hub_export.extractors import open_encoder
 MOST_IMAGES = 1000
 _THUMBNAIL = 32  # pixels
 _QUERIES, _NEIGHBOURS = 8, 6
-_SOURCE_SETTINGS = ("data_dir", "eval_fraction", "on_bad_image", "transparent")
+_SOURCE_SETTINGS = (
+    "data_dir", "eval_fraction", "on_bad_image", "transparent", "image_column", "label_column",
+    "white_level",
+)  # fmt: skip
 
 
 class Samples(NamedTuple):

@@ -48,6 +48,7 @@ def training_batches(
             cache=config.cache_dataset,
             host_transform=_host_transform(config),
             input_context=context,
+            balance_classes=config.class_balance == "sample",
         )
 
     if strategy.num_replicas_in_sync == 1:

@@ -13,20 +13,19 @@ import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf.checkpoints.store import CheckpointStore
-from simclr_tf.compat import loss_scale
+from simclr_tf.devices.interruption import Notice
+from simclr_tf.errors import Interruption
 from simclr_tf.files.csv_files import append_csv, trim_csv
 from simclr_tf.files.writers import Writer
-from simclr_tf.training.finite import failure
-from simclr_tf.training.simclr import SimCLR
+from simclr_tf.loggers.together import Loggers
+from simclr_tf.runs.event_files import trim_events
 from simclr_tf.typing import Logs
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 _ALONE = Writer()
-# float16: an update that overflows is skipped and changes no weight; a loss that has not recovered
-# after this many steps will not.
-_SKIPPED_STEPS = 10
+_NOWHERE = Loggers()
 
 
 class StepCallback(keras.callbacks.Callback):
@@ -52,7 +51,8 @@ class StepCallback(keras.callbacks.Callback):
         return None
 
 
-def _scalar(value: tf.Tensor) -> float:
+def scalar(value: tf.Tensor) -> float:
+    """Returns the number in a step's log."""
     return float(np.mean(np.asarray(value)))
 
 
@@ -97,7 +97,7 @@ class Progress(StepCallback):
     def on_step(self, step: int, logs: Logs) -> None:
         assert self._bar is not None
         shown = {
-            short: f"{_scalar(logs[name]):.3f}"
+            short: f"{scalar(logs[name]):.3f}"
             for name, short in (
                 ("contrast_loss", "loss"),
                 ("contrast_acc", "contrast_acc"),
@@ -106,9 +106,9 @@ class Progress(StepCallback):
             if name in logs
         }
         if "contrast_loss" in logs:
-            self.loss = _scalar(logs["contrast_loss"])
+            self.loss = scalar(logs["contrast_loss"])
         if "loss" not in shown and "total_loss" in logs:
-            shown["loss"] = f"{_scalar(logs['total_loss']):.3f}"
+            shown["loss"] = f"{scalar(logs['total_loss']):.3f}"
         self._bar.set_postfix({**shown, **self._notes}, refresh=False)
         self._bar.update(self._batch_size)
 
@@ -121,88 +121,8 @@ class Progress(StepCallback):
             self._bar.close()
 
 
-class StopOnNotFinite(StepCallback):
-    """Ends `fit` at the first step whose loss is NaN or infinite.
-
-    The progress bar reads the losses of every step anyway, so this costs no further waiting. A
-    model with a loss scale (float16) skips updates that overflow: there a loss must stay
-    non-finite for 10 steps, or up to the end. Gradients that overflow with a finite loss are no
-    failure.
-
-    Args:
-        first_step: Steps that were taken before.
-        train_steps: Steps of the whole run.
-        last_checkpoint: Returns the newest checkpoint's prefix, or None.
-
-    Raises:
-        NotFiniteError: In `fit`; it says step, learning rate, checkpoint and what to try.
-    """
-
-    def __init__(
-        self, first_step: int, train_steps: int, last_checkpoint: Callable[[], str | None]
-    ) -> None:
-        super().__init__(first_step)
-        self._train_steps, self._last_checkpoint = train_steps, last_checkpoint
-        self._in_a_row = 0
-
-    def on_step(self, step: int, logs: Logs) -> None:
-        if "loss" not in logs:
-            return
-        loss = float(np.mean(np.asarray(logs["loss"])))
-        if math.isfinite(loss):
-            self._in_a_row = 0
-            return
-        self._in_a_row += 1
-        may_recover = self._in_a_row < _SKIPPED_STEPS and step < self._train_steps
-        if may_recover and loss_scale(self.model.optimizer) is not None:
-            # Otherwise the mean since the last summary would stay non-finite.
-            for metric in self.model.metrics:
-                metric.reset_state()
-            return
-        rate = float(np.mean(np.asarray(logs.get("learning_rate", math.nan))))
-        raise failure(self.model, f"the loss is {loss:g}", step, rate, self._last_checkpoint())
-
-
-class SkippedSteps(StepCallback):
-    """Counts the updates that a loss scale (float16) skipped because gradients overflowed.
-
-    The scale falls at each of them. A few at the start are normal: they find the right scale.
-
-    Args:
-        first_step: Steps that were taken before.
-    """
-
-    def __init__(self, first_step: int) -> None:
-        super().__init__(first_step)
-        self._scale: float | None = None
-        self._taken = self._skipped = 0
-
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        self._scale = loss_scale(self.model.optimizer)
-
-    def on_step(self, step: int, logs: Logs) -> None:
-        if self._scale is None:
-            return
-        scale = loss_scale(self.model.optimizer)
-        assert scale is not None
-        self._taken += 1
-        # 1 is the lowest scale, where it no longer falls.
-        self._skipped += scale < self._scale or scale < 1.5
-        self._scale = scale
-
-    def line(self) -> str | None:
-        """Returns a warning; None where at least half of the updates were applied."""
-        if 2 * self._skipped <= self._taken:
-            return None
-        hotter = ", or a higher --temperature" if isinstance(self.model, SimCLR) else ""
-        return (
-            f"Warning: {self._skipped} of {self._taken} steps moved no weight: their gradients "
-            f"overflowed float16. Take --mixed_precision=none or bfloat16{hotter}."
-        )
-
-
 class Summaries(StepCallback):
-    """TensorBoard scalars, a picture of the views, and `metrics.csv`, at chosen steps.
+    """`metrics.csv`, and scalars and a picture of the views to the loggers, at chosen steps.
 
     Each value is the mean over the steps since the last summary; tags are the release's
     (`train/contrast_loss`, ..., `learning_rate`). Values that are not finite are left out (an
@@ -214,6 +134,7 @@ class Summaries(StepCallback):
         is_due: Whether a summary is written after a step.
         picture: Returns a uint8 picture (h, w, 3) of the views of a step, or None.
         writer: Who writes.
+        loggers: Where to log, apart from `metrics.csv`.
     """
 
     def __init__(
@@ -223,58 +144,68 @@ class Summaries(StepCallback):
         is_due: Callable[[int], bool],
         picture: Callable[[int], np.ndarray | None] | None = None,
         writer: Writer = _ALONE,
+        loggers: Loggers = _NOWHERE,
     ) -> None:
         super().__init__(first_step)
         self._folder, self._is_due, self._picture = folder, is_due, picture
-        self._is_chief = writer.is_chief
-        if not self._is_chief:
-            self._writer = tf.summary.create_noop_writer()
-            return
-        self._writer = tf.summary.create_file_writer(folder)
-        # An interrupted run repeats the steps after its last checkpoint.
-        trim_csv(os.path.join(folder, "metrics.csv"), first_step)
+        self._is_chief, self._loggers = writer.is_chief, loggers
+        if self._is_chief:
+            # An interrupted run repeats the steps after its last checkpoint.
+            trim_csv(os.path.join(folder, "metrics.csv"), first_step)
+            trim_events(folder, first_step)
 
     def on_step(self, step: int, logs: Logs) -> None:
         if not self._is_due(step):
             return
         if self._is_chief:
             self._write(step, logs)
-        for metric in self.model.metrics:  # on every worker: the metrics are shared
-            metric.reset_state()
+        self.model.reset_metrics()  # on every worker: the metrics are shared
 
     def _write(self, step: int, logs: Logs) -> None:
-        values = {name: _scalar(value) for name, value in logs.items() if name != "loss"}
+        values = {name: scalar(value) for name, value in logs.items() if name != "loss"}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         cells = {**dict.fromkeys(values, ""), **finite}
         append_csv(os.path.join(self._folder, "metrics.csv"), {"step": step, **cells})
-        with self._writer.as_default():
-            for name, value in finite.items():
-                tag = name if name == "learning_rate" else f"train/{name}"
-                tf.summary.scalar(tag, value, step)
-            picture = self._picture(step) if self._picture is not None else None
+        tags = {name: name if name == "learning_rate" else f"train/{name}" for name in finite}
+        self._loggers.scalars({tags[name]: finite[name] for name in finite}, step, "train")
+        if self._picture is not None and self._loggers.takes_pictures:
+            picture = self._picture(step)
             if picture is not None:
-                tf.summary.image("views", picture[np.newaxis], step)
-        self._writer.flush()
-
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        self._writer.close()
+                self._loggers.picture("views", picture, step)
 
 
 class Checkpoints(StepCallback):
-    """Writes a checkpoint when one is due.
+    """Writes a checkpoint when one is due, or when the process is asked to end.
 
     Args:
         first_step: Steps that were taken before.
         store: Where to write.
         is_due: Whether a checkpoint is written after a step.
+        notice: Whether a signal has come; None: signals are not waited for.
     """
 
     def __init__(
-        self, first_step: int, store: CheckpointStore, is_due: Callable[[int], bool]
+        self,
+        first_step: int,
+        store: CheckpointStore,
+        is_due: Callable[[int], bool],
+        notice: Notice | None = None,
     ) -> None:
         super().__init__(first_step)
-        self._store, self._is_due = store, is_due
+        self._store, self._is_due, self._notice = store, is_due, notice
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._store.take_up_metrics()
 
     def on_step(self, step: int, logs: Logs) -> None:
-        if self._is_due(step):
-            self._store.save(step)
+        number = None if self._notice is None else self._notice.number
+        if number is not None or self._is_due(step):
+            prefix = self._store.save(step)
+        if number is not None:
+            raise Interruption(number, f"step {step} is kept in {prefix}")
+        if self._notice is not None:
+            self._notice.waits = True  # from the first step on there is something to lose
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        if self._notice is not None:
+            self._notice.waits = False

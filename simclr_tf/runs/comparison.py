@@ -19,6 +19,7 @@ from simclr_tf.runs.data import RunData
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.simclr import SimCLR
 
+COMPARISON_FILE = "comparison.json"
 # Time: the comparison is quick up to about this many images; --eval_baselines=always ignores this.
 QUICK_IMAGES = 10_000
 # Memory for features, pixels and scikit-learn's copies of them.
@@ -32,7 +33,7 @@ def compare_with_baselines(
     data: RunData,
     results: Mapping[str, float],
     writer: Writer,
-) -> None:
+) -> dict[str, object]:
     """Prints and writes the comparison of trained features, untrained ones and raw pixels.
 
     Args:
@@ -41,17 +42,22 @@ def compare_with_baselines(
         data: The run's images.
         results: The evaluation's, by the release's names.
         writer: Only the chief does anything here.
+
+    Returns:
+        What was written; empty where nothing was compared.
     """
     if not writer.is_chief or model.supervised_head is None or not is_wanted(config, data.train):
-        return
+        return {}
     assert data.test is not None
     accuracy = results["eval/label_top_1_accuracy"]
     lines, compared = compare(config, model.encoder, (data.train, data.test), accuracy)
     for line in lines:
         writer.say(line)
-    if compared:
-        values = {"online_linear_head": accuracy, **compared}
-        write_json(os.path.join(str(config.model_dir), "comparison.json"), values)
+    if not compared:
+        return {}
+    values: dict[str, object] = {"online_linear_head": accuracy, **compared}
+    write_json(os.path.join(str(config.model_dir), COMPARISON_FILE), values)
+    return values
 
 
 def is_wanted(config: Config, train_source: ImageSource) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource, open_source
 from simclr_tf.datasets.folder_walk import left_out_line
-from simclr_tf.datasets.labelled import LIST_FILE, find_labelled
+from simclr_tf.datasets.labelled import LIST_FILE, find_labelled, long_tailed
 from simclr_tf.errors import UserError
 from simclr_tf.images.batch_errors import in_one_line
 from simclr_tf.training.gradient_cache import check_micro_batch_size
@@ -55,7 +55,16 @@ def open_data(config: Config, replicas: int) -> tuple[RunData, list[str]]:
     whole = _open(config, config.train_split)
     test = None if config.mode == "train" else _open(config, config.eval_split)
     lines = [left_out_line(whole.name, whole.left_out)] if whole.left_out else []
+    for source in (whole, test):
+        _check_channels(config, source)
     _check_labels(config, whole)
+    if config.imbalance > 1:
+        with data_errors(whole):
+            tail = long_tailed(whole.read_labels(), config.imbalance, config.label_seed)
+        split, count = whole.split, whole.num_examples
+        whole = whole.subset(tail)
+        whole.split = f"{split}, imbalance {config.imbalance:g}"
+        lines.append(f"Using {len(tail)} of {count} images, a long tail of classes.")
     if config.mode != "eval":  # which may run on other devices than training
         _check_batch_size(config, replicas)
     _check_classes(config, whole, test)
@@ -90,10 +99,33 @@ def _open(config: Config, split: str) -> ImageSource:
         seed=HELD_OUT_SEED,
         on_bad_image=config.on_bad_image,
         transparent=config.transparent,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        white_level=config.white_level,
     )
 
 
+def _check_channels(config: Config, source: ImageSource | None) -> None:
+    if source is not None and source.image_shape[2] != config.channels:
+        raise UserError(
+            f"Expected images of --channels={config.channels} in {source.name}; received: "
+            f"{source.image_shape[2]}. Pass --channels={source.image_shape[2]}, and augmentations "
+            "without color where these are not 3."
+        )
+
+
 def _check_labels(config: Config, train: ImageSource) -> None:
+    named = [
+        f"--{name}={getattr(config, name)}"
+        for name, off in (("imbalance", 1), ("class_balance", "none"))
+        if getattr(config, name) != off
+    ]
+    if named and (train.num_classes or 0) < 2:
+        classes = f"{train.num_classes} class" if train.num_classes else "no labels"
+        raise UserError(
+            f"Expected images of two classes or more with {named[0]}; {train.name} has {classes}. "
+            "Leave it away, or sort the images into one folder per class."
+        )
     needs_labels = config.train_mode == "finetune" or (
         config.train_mode == "distill" and config.distill_labels_weight > 0
     )

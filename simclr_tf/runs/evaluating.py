@@ -7,12 +7,11 @@ import os
 import warnings
 from collections.abc import Mapping
 
-import tensorflow as tf
-
 from simclr_tf.checkpoints.reader import newest_checkpoint
 from simclr_tf.config import Config
 from simclr_tf.evaluation import probes
 from simclr_tf.files.writers import Writer
+from simclr_tf.loggers.together import Loggers
 from simclr_tf.runs import folder as run_folder
 from simclr_tf.runs.batches import evaluation_batches
 from simclr_tf.runs.data import RunData, count_of, data_errors
@@ -31,6 +30,7 @@ class Evaluator:
         data: The run's images; `test` is not None.
         export_fn: The function that exports, see `exporting`.
         writer: Who writes and prints.
+        loggers: Where to log the results.
     """
 
     def __init__(
@@ -40,11 +40,12 @@ class Evaluator:
         data: RunData,
         export_fn: ExportFunction,
         writer: Writer,
+        loggers: Loggers,
     ) -> None:
         assert data.test is not None
         self._config, self._model = config, model
         self._train, self._test = data.train, data.test
-        self._export_fn, self._writer = export_fn, writer
+        self._export_fn, self._writer, self._loggers = export_fn, writer, loggers
         self._notices_said = False  # once, however many checkpoints are evaluated
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -71,7 +72,8 @@ class Evaluator:
             for line in self._test.notices():
                 writer.say(f"Evaluation: {line}")
         if writer.is_chief:
-            write_results(config, results, step)
+            run_folder.write_results(str(config.model_dir), results, step)
+            self._log(results, step)
         details = details_of(config, self._train, results, step)
         path = export(config, self._model, details, self._export_fn, writer)
         listed = ", ".join(f"{tag} {value:.4f}" for tag, value in results.items())
@@ -79,6 +81,12 @@ class Evaluator:
         result_file = os.path.join(str(config.model_dir), run_folder.RESULT_FILE)
         writer.say(f"Wrote {result_file} and {path}.")
         return results
+
+    def _log(self, results: Mapping[str, float], step: int) -> None:
+        config = self._config
+        group = f"eval_{config.eval_name}" if config.eval_name else ""
+        self._loggers.scalars(results, step, f"eval on {config.eval_split}", group)
+        self._loggers.file(os.path.join(str(config.model_dir), run_folder.RESULT_FILE))
 
     def _measure(self) -> dict[str, float]:
         config, model, source = self._config, self._model, self._test
@@ -95,21 +103,3 @@ class Evaluator:
             # How many images can be read is only known at the end: Keras would warn.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             return probes.evaluate_model(model, evaluation_batches(config, source, model), limit)
-
-
-def write_results(config: Config, results: Mapping[str, float], step: int) -> None:
-    """Writes TensorBoard's scalars and the result files of an evaluation.
-
-    Args:
-        config: The run's settings.
-        results: Tag -> value.
-        step: The step that was evaluated.
-    """
-    model_dir = str(config.model_dir)
-    name = f"eval_{config.eval_name}" if config.eval_name else ""
-    writer = tf.summary.create_file_writer(os.path.join(model_dir, name))
-    with writer.as_default():
-        for tag, value in results.items():
-            tf.summary.scalar(tag, value, step)
-    writer.close()
-    run_folder.write_results(model_dir, results, step)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from simclr_tf.config import Config, differences, unsaid
 from simclr_tf.errors import UserError
-from simclr_tf.files.csv_files import append_csv
-from simclr_tf.files.json_files import write_json
+from simclr_tf.files.csv_files import append_csv, is_number
+from simclr_tf.files.json_files import read_json, write_json
 
 FLAGS_FILE, RESULT_FILE = "flags.json", "result.json"
 TIME_FILE = "training_time.csv"
@@ -28,19 +29,12 @@ def read_settings(model_dir: str) -> dict[str, Any] | None:
     if not os.path.exists(path):
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            settings = json.load(file)
-    except (OSError, ValueError) as error:
+        return read_json(path)
+    except UserError as error:
         raise UserError(
-            f"Expected the settings of a run in {path}; it can't be read ({error}). "
+            f"Expected the settings of a run in {path}; it can't be read ({error.__cause__}). "
             "Fix the file or choose another --model_dir."
         ) from error
-    if not isinstance(settings, dict):
-        raise UserError(
-            f"Expected the settings of a run in {path}; received: {type(settings).__name__}. "
-            "Fix the file or choose another --model_dir."
-        )
-    return settings
 
 
 def open_folder(config: Config) -> list[str]:
@@ -74,6 +68,23 @@ def open_folder(config: Config) -> list[str]:
         f"Changed since this run began: {name} from {old} to {new}."
         for name, (old, new) in changed.items()
     ]
+
+
+@contextlib.contextmanager
+def left_as_found(folder: str) -> Iterator[None]:
+    """Removes, at the end of a block, the folders that were made in it on the way to one.
+
+    Args:
+        folder: Its own and its parents' files are left alone, and so is a folder that holds any.
+    """
+    path = Path(folder).absolute()
+    absent = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        for each in absent:
+            with contextlib.suppress(OSError):
+                each.rmdir()
 
 
 def _check_writable(folder: str) -> None:
@@ -160,7 +171,7 @@ def drop_exports_after(model_dir: str, step: int) -> None:
     """Deletes the exports of later steps than `step`."""
     folder = os.path.join(model_dir, "saved_model")
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        if name.isdigit() and int(name) > step:
+        if is_number(name) and int(name) > step:
             shutil.rmtree(os.path.join(folder, name))
 
 
@@ -169,7 +180,7 @@ def prune_exports(folder: str, keep: int) -> None:
     steps = sorted(
         int(name)
         for name in os.listdir(folder)
-        if name.isdigit() and os.path.exists(os.path.join(folder, name, "saved_model.pb"))
+        if is_number(name) and os.path.exists(os.path.join(folder, name, "saved_model.pb"))
     )
     for step in steps[:-keep] if keep > 0 else []:
         shutil.rmtree(os.path.join(folder, str(step)))

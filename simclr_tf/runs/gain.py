@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 import os
 import re
@@ -14,7 +13,9 @@ from simclr_tf.checkpoints.loading import load_weights
 from simclr_tf.checkpoints.reader import BEST, WATCH
 from simclr_tf.checkpoints.store import save_weights
 from simclr_tf.config import Config
+from simclr_tf.errors import UserError
 from simclr_tf.evaluation.monitor import FIGURES
+from simclr_tf.files.csv_files import read_csv
 from simclr_tf.files.json_files import read_json, write_json
 from simclr_tf.files.writers import Writer
 
@@ -51,13 +52,20 @@ class Gain:
             folder: The run's `model_dir`.
             patience: In place of the one that the run began with.
         """
-        watched = read_json(os.path.join(folder, BEST, WATCH))
-        figure = watched.get("figure")
-        if figure not in FIGURES:
+        path = os.path.join(folder, BEST, WATCH)
+        watched = read_json(path)
+        figure, began = watched.get("figure"), watched.get("from_step", 0)
+        if not isinstance(figure, str) or figure not in FIGURES:
             return cls()
-        gain = cls(figure, patience or int(watched.get("patience", 1)))
+        patience = patience or watched.get("patience", 1)
+        if not isinstance(patience, int) or not isinstance(began, int):
+            raise UserError(
+                f"Expected whole numbers for patience and from_step in {path}; received: "
+                f"{patience!r} and {began!r}. Fix or remove it."
+            )
+        gain = cls(figure, patience)
         for step, value in _measured(folder, figure):
-            if step > int(watched.get("from_step", 0)):
+            if step > began:
                 gain.add(step, value)
         kept = gain.best_step is None or os.path.exists(f"{gain.prefix(folder)}.index")
         return gain if kept else cls()
@@ -155,9 +163,9 @@ def take_best(model: keras.Model, folder: str, last_step: int, writer: Writer) -
 
 
 def _measured(folder: str, figure: str) -> list[tuple[int, float]]:
-    path = os.path.join(folder, FILE)
-    if not os.path.exists(path):
-        return []
-    with open(path, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get(figure)]
-    return [(int(row["step"]), float(row[figure])) for row in rows]
+    measured = []
+    for row in read_csv(os.path.join(folder, FILE)):
+        # Not measured yet, or the last row of a process that was killed.
+        with contextlib.suppress(KeyError, ValueError):
+            measured.append((int(row["step"]), float(row[figure])))
+    return measured

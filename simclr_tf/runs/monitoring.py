@@ -1,4 +1,4 @@
-"""Figures of the representation during a run: a table, TensorBoard, early stopping."""
+"""Figures of the representation during a run: a table, the loggers, early stopping."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
 from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource
@@ -17,6 +16,8 @@ from simclr_tf.devices.workers import joins_workers
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.monitor import inference, online_figures
 from simclr_tf.files.csv_files import append_csv, trim_csv
+from simclr_tf.loggers.together import Loggers
+from simclr_tf.losses.names import NT_XENT
 from simclr_tf.runs.callbacks import Progress, StepCallback
 from simclr_tf.runs.gain import FILE, Gain
 from simclr_tf.typing import Logs
@@ -26,6 +27,7 @@ _LEAST_IMAGES = 20
 _QUERY_SHARE = 0.2  # of the images; the others are the neighbours
 _NEAR_CHANCE = 0.95
 _BEGUN = 100  # steps
+_NOWHERE = Loggers()
 _PASSES = 6  # what a training step does with an image: two views, each forward and back
 
 
@@ -43,6 +45,7 @@ class OnlineEvaluation(StepCallback):
         is_due: Whether a measurement may be taken after a step.
         progress: The bar that shows the latest figure.
         clock: Seconds; for tests.
+        loggers: Where to log, apart from the table.
 
     Attributes:
         gain: The best step so far.
@@ -57,9 +60,11 @@ class OnlineEvaluation(StepCallback):
         is_due: Callable[[int], bool],
         progress: Progress,
         clock: Callable[[], float] = time.monotonic,
+        loggers: Loggers = _NOWHERE,
     ) -> None:
         super().__init__(first_step)
         self._config, self._is_due, self._progress, self._clock = config, is_due, progress, clock
+        self._loggers = loggers
         self._folder = str(config.model_dir)
         bank, queries = _split(source, config.online_eval_images, config.seed)
         self._images = (bank.num_examples or 0) + (queries.num_examples or 0)
@@ -74,7 +79,6 @@ class OnlineEvaluation(StepCallback):
         # An interrupted run repeats the steps since its last checkpoint.
         trim_csv(os.path.join(self._folder, FILE), first_step)
         self.gain = Gain.begin(config, first_step)
-        self._writer = tf.summary.create_file_writer(self._folder)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._encode = inference(self.model.encoder)
@@ -91,10 +95,8 @@ class OnlineEvaluation(StepCallback):
         if not figures:
             return
         append_csv(os.path.join(self._folder, FILE), {"step": step, **figures})
-        with self._writer.as_default():
-            for name, value in figures.items():
-                tf.summary.scalar(f"online/{name}", value, step)
-        self._writer.flush()
+        tagged = {f"online/{name}": value for name, value in figures.items()}
+        self._loggers.scalars(tagged, step, "online")
         shown = next(iter(figures))
         self._progress.note(shown, figures[shown])
         if self.gain.figure in figures:
@@ -105,7 +107,6 @@ class OnlineEvaluation(StepCallback):
                 self.model.stop_training = True
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        self._writer.close()
         if self.gain.best_step is not None:
             self.gain.forget_all_but({self.gain.best_step}, self._folder)
 
@@ -159,6 +160,11 @@ def is_monitored(config: Config, source: ImageSource) -> bool:
         return False
     wanted = config.online_eval == "auto" and config.train_mode == "pretrain"
     return wanted or config.online_eval == "always" or watched != "none"
+
+
+def chance_is_known(config: Config) -> bool:
+    """Returns whether `unlearned_line` knows the loss of a network that knows nothing."""
+    return config.loss == NT_XENT and not config.memory_size
 
 
 def unlearned_line(loss: float, batch_size: int, step: int) -> str | None:

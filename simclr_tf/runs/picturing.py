@@ -18,6 +18,7 @@ from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.simclr import SimCLR
 
 PICTURED_IMAGES = 8
+VIEWS_FILE = "views.png"
 
 
 def save_views(
@@ -53,7 +54,7 @@ def save_views(
         half = len(drawn) // 2
         return pictures.view_grid([drawn[:half], drawn[half:]])
 
-    path = os.path.join(str(config.model_dir), "views.png")
+    path = os.path.join(str(config.model_dir), VIEWS_FILE)
     pictures.save_views(path, _originals(inputs), views(first_step))
     writer.say(f"Wrote {path}: look at what the model is asked to recognise.")
     return picture

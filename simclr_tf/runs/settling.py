@@ -6,7 +6,7 @@ import dataclasses
 import os
 
 from simclr_tf.config import Config
-from simclr_tf.datasets import folder_of
+from simclr_tf.datasets import folders_of
 from simclr_tf.datasets.apart import check_folder_apart
 from simclr_tf.devices import precision
 from simclr_tf.errors import UserError
@@ -33,8 +33,7 @@ def settle(config: Config) -> tuple[Config, list[str]]:
     """
     lines: list[str] = []
     model_dir = str(config.model_dir)
-    images = folder_of(str(config.dataset), config.data_dir)
-    if images is not None:
+    for images in folders_of(str(config.dataset), config.data_dir):
         line = check_folder_apart(images, model_dir, "--model_dir")
         lines += [line] if line else []
     config, precision_lines = _settle_precision(config)
@@ -74,7 +73,7 @@ def slow_precision(config: Config) -> list[str]:
     measured = precision.measure_slowdown(
         fresh.make_encoder,
         config.mixed_precision,
-        (config.image_size, config.image_size, 3),
+        (config.image_size, config.image_size, config.channels),
     )
     line = precision.slowdown_line(config.mixed_precision, measured)
     return [line] if line else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from simclr_tf.checkpoints.loading import LoadReport, load_weights
 from simclr_tf.checkpoints.store import CheckpointStore
 from simclr_tf.config import Config
@@ -31,19 +33,23 @@ def start(
     healthy, sick = store.newest_healthy()
     if healthy is not None:
         step = store.restore(healthy)
-        left = f" ({', '.join(sick)} left out: NaN or infinity)" if sick else ""
+        left = f" (left out: {_listed(sick)})" if sick else ""
         writer.say(f"Resuming from {healthy} at step {step}{left}.")
         return step
     if sick:
         raise UserError(
-            f"Expected a checkpoint to resume from in {config.model_dir}; received: NaN or "
-            f"infinity in all {len(sick)}. Start afresh with another --model_dir."
+            f"Expected a checkpoint to resume from in {config.model_dir}; received: "
+            f"{_listed(sick)}. Start afresh with another --model_dir."
         )
     if config.checkpoint:
         _start_from(config.checkpoint, config, model, writer)
     if config.train_mode != "pretrain" and config.zero_init_logits_layer:
         model.reset_head()
     return 0
+
+
+def _listed(sick: Mapping[str, str]) -> str:
+    return ", ".join(f"{prefix} ({what})" for prefix, what in sick.items())
 
 
 def _start_from(

@@ -15,6 +15,8 @@ from simclr_tf.compat import KERAS_3, build_optimizer
 from simclr_tf.devices import precision
 from simclr_tf.devices.process_state import isolated
 from simclr_tf.devices.processor import describe_cpu
+from simclr_tf.losses.named import make_loss
+from simclr_tf.losses.names import OPTIONS
 from simclr_tf.losses.nt_xent import nt_xent
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import ResNet
@@ -119,22 +121,52 @@ def loss(images: int, seconds: float) -> list[str]:
     Returns:
         Lines to print.
     """
+    block = max(1, min(images, 2**20 // images))
+
+    def in_blocks(size: int) -> Callable[[tf.Tensor], tf.Tensor]:
+        return lambda x: nt_xent(x, block_size=size).loss
+
+    sides = {
+        "all at once": _with_gradient(in_blocks(0), images),
+        f"blocks of {block}": _with_gradient(in_blocks(block), images),
+    }
+    title = f"NT-Xent of {2 * images} embeddings of {DIMENSIONS} dimensions, with gradient"
+    return table(title, in_turn(sides, seconds), images, "images/s")
+
+
+def losses(images: int, seconds: float) -> list[str]:
+    """Every contrastive loss with its gradient, against NT-Xent.
+
+    Args:
+        images: N; the losses compare 2N embeddings of 128 dimensions.
+        seconds: About how long each loss is timed.
+
+    Returns:
+        Lines to print.
+    """
+    labels = tf.constant(np.arange(images) % 10)
+
+    def named(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
+        made = make_loss(name)
+        return lambda x: made(x, labels=labels).loss
+
+    sides = {name: _with_gradient(named(name), images) for name in OPTIONS}
+    title = f"losses of {2 * images} embeddings of {DIMENSIONS} dimensions, with gradient"
+    return table(title, in_turn(sides, seconds), images, "images/s")
+
+
+def _with_gradient(loss: Callable[[tf.Tensor], tf.Tensor], images: int) -> Callable[[], tf.Tensor]:
+    """Returns what computes the gradient of a loss of 2N embeddings."""
     hidden = tf.constant(np.random.RandomState(0).randn(2 * images, DIMENSIONS).astype("float32"))
 
-    def side(block_size: int) -> Callable[[], tf.Tensor]:
-        @tf.function
-        def step(x: tf.Tensor) -> tf.Tensor:
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                value = nt_xent(x, block_size=block_size).loss
-            return tape.gradient(value, x)
+    @tf.function
+    def step(x: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(x)
+        return tape.gradient(value, x)
 
-        return lambda: step(hidden)
-
-    block = max(1, min(images, 2**20 // images))
-    times = in_turn({"all at once": side(0), f"blocks of {block}": side(block)}, seconds)
-    title = f"NT-Xent of {2 * images} embeddings of {DIMENSIONS} dimensions, with gradient"
-    return table(title, times, images, "images/s")
+    return lambda: step(hidden)
 
 
 def training_step(

@@ -11,14 +11,17 @@ from tensorflow import keras
 from simclr_tf.compat import batches_taken, converted, register, replica_logs
 from simclr_tf.devices import replicas
 from simclr_tf.errors import UserError
-from simclr_tf.images.pixel_values import to_float
 from simclr_tf.losses.cross_entropy import supervised_loss
 from simclr_tf.models.blocks import batch_that_counts
 from simclr_tf.training import padding
 from simclr_tf.training.classifier import Classifier
-from simclr_tf.training.decay import decay_loss
 from simclr_tf.training.fit_batch import unpack
-from simclr_tf.training.gradients import current_learning_rate, loss_to_minimize, minimize
+from simclr_tf.training.gradients import (
+    current_learning_rate,
+    loss_to_minimize,
+    minimize,
+    statistics_of,
+)
 from simclr_tf.training.labels import class_ids, targets
 from simclr_tf.training.step_metrics import hits
 from simclr_tf.training.step_model import count_rows
@@ -78,7 +81,8 @@ class Distiller(Classifier):
             it. None: set it (`distiller.teacher = ...`) before `fit`.
         temperature: Softens both sides' probabilities; above 0.
         labels_weight: In [0, 1]; 0: no labels are used.
-        **kwargs: As for `Classifier`.
+        **kwargs: As for `Classifier`, without label_smoothing and class_weights: a teacher's
+            probabilities are smooth already.
 
     Raises:
         UserError: A setting out of range.
@@ -110,6 +114,11 @@ class Distiller(Classifier):
         if not 0 <= labels_weight <= 1:
             raise UserError(
                 f"Expected labels_weight in [0, 1]; received: {labels_weight}. 0 uses no labels."
+            )
+        if kwargs.get("label_smoothing") or kwargs.get("class_weights") is not None:
+            raise UserError(
+                "Expected a Distiller without label_smoothing and class_weights, which learns a "
+                "teacher's probabilities; received: one of them. Give it to the teacher."
             )
         super().__init__(encoder, num_classes, **kwargs)
         self.temperature = temperature
@@ -144,20 +153,22 @@ class Distiller(Classifier):
         images, labels = unpack(data)
         count = count_rows(images, mask)
         learning_rate = current_learning_rate(self.optimizer)
+        seed = step_seed(self.seed, batches_taken(self.optimizer))
         if self._make_views is not None:
-            seed = step_seed(self.seed, batches_taken(self.optimizer))
             images = self._make_views(images, seed, copies=1)
-        images = to_float(images)
+        images = self._as_taken(images)
         teacher_logits = self.teacher_logits(images)
+        before = statistics_of(self)
         with batch_that_counts(mask), tf.GradientTape() as tape:
-            logits = self(images, training=True)
+            logits = self(images, training=True, **self._dropout(seed))
             loss, results = self._loss_and_parts(teacher_logits, logits, labels, count)
-            decay = decay_loss(self._decayed, self.weight_decay)
+            decay = self._penalty()
             scaled = loss_to_minimize(self, loss + decay)
         variables = self.trainable_variables
-        minimize(self, tape.gradient(scaled, variables), variables)
+        gradients = tape.gradient(scaled, variables)
+        step = minimize(self, gradients, variables, loss + decay, before)
         results = {**results, "weight_decay": decay, "total_loss": loss + decay}
-        shown = self._update(results, count)
+        shown = self._update(results, count, step)
         if labels is not None:
             shown["supervised_acc"] = self._update_accuracy(labels, logits, mask)
         return replica_logs({**shown, "learning_rate": learning_rate})
@@ -212,7 +223,7 @@ class Distiller(Classifier):
         if labels is not None:
             return super().test_step(data)
         count = count_rows(images, mask)
-        images = to_float(images)
+        images = self._as_taken(images)
         logits = self(images, training=False)
         _, results = self._loss_and_parts(self.teacher_logits(images), logits, None, count)
         return replica_logs(self._update(results, count))

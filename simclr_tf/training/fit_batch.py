@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from simclr_tf.errors import UserError
 from simclr_tf.images import pixel_values
-from simclr_tf.training import labels
+from simclr_tf.training import labels, structures
 
 AS_DATA_SET = "tf.data.Dataset.from_tensor_slices((images, labels)).batch(256)"
 
@@ -23,17 +23,20 @@ class Rules(NamedTuple):
     """What one call of one model takes.
 
     Attributes:
-        check: Called as `check(form, labelled)` with 'images', 'views' (a pair) or 'canvas'
-            (`{'image', 'size'}`); raises a UserError where the model can't use that.
+        check: Called as `check(form, labelled)` with 'images', 'views' (a pair), 'canvas'
+            (`{'image', 'size'}`), or 'inputs' of any kind; raises a UserError where the model can't
+            use that.
         labels: Which labels are right; None: they are not checked.
         value_range: Of float images; see `simclr_tf.images.pixel_values`.
         rank: Of a batch of images, as the encoder takes them.
+        structure: Of inputs of any kind, as the encoder takes them; None: images.
     """
 
     check: Callable[[str, bool], None]
     labels: labels.LabelRule | None
     value_range: pixel_values.Range | None
     rank: int
+    structure: structures.Structure = None
 
 
 def unpack(data: object) -> tuple[Any, Any]:
@@ -66,7 +69,7 @@ def prepare_arrays(x: object, y: object, rules: Rules) -> tuple[Arrays, Array | 
     """
     images = _images(x, rules)
     classes = None if y is None else as_array(y, "labels")
-    rules.check(form_of(images), classes is not None)
+    rules.check(form_of(images, rules), classes is not None)
     count = _check_images(images, rules)
     if classes is None:
         return images, None
@@ -89,12 +92,15 @@ def empty(received: str) -> UserError:
     )
 
 
-def form_of(images: object) -> str:
-    """Returns 'images', 'views' for a pair, 'canvas' for `{'image', 'size'}`.
+def form_of(images: object, rules: Rules) -> str:
+    """Returns 'images', 'views' for a pair, 'canvas' for `{'image', 'size'}`; or, of inputs of any
+    kind, 'views' or 'inputs'.
 
     Raises:
         UserError: Another structure.
     """
+    if rules.structure is not None:
+        return "views" if structures.are_views(images, rules.structure) else "inputs"
     if isinstance(images, Mapping):
         if set(images) == {"image", "size"}:
             return "canvas"
@@ -141,9 +147,11 @@ def as_array(values: object, what: str) -> Array:
 
 
 def _images(x: object, rules: Rules) -> Arrays:
-    """Returns an array, a pair of arrays, or a canvas."""
+    """Returns an array, a pair of arrays, or a canvas; of inputs of any kind their structure."""
+    if rules.structure is not None:
+        return structures.arrays(x, rules.structure, lambda part: as_array(part, "inputs"))
     if isinstance(x, Mapping):
-        form_of(x)
+        form_of(x, rules)
         return {name: as_array(value, f"'{name}'") for name, value in x.items()}
     if not isinstance(x, (list, tuple)):
         return as_array(x, "images")
@@ -161,14 +169,21 @@ def _images(x: object, rules: Rules) -> Arrays:
 
 
 def image_parts(images: Any) -> list[Any]:
-    """Returns the arrays, or specifications, that hold pixels."""
+    """Returns the arrays, or specifications, that hold pixels of images."""
     if isinstance(images, Mapping):
         return [images["image"]]
     return list(images) if isinstance(images, (tuple, list)) else [images]
 
 
 def _check_images(images: Arrays, rules: Rules) -> int:
-    """Checks arrays of images; returns how many there are."""
+    """Checks arrays of images, or of inputs of any kind; returns how many there are."""
+    if rules.structure is not None:
+        structures.check_batch(images, rules.structure)
+        count = structures.count_rows(images)
+        if count == 0:
+            raise empty("arrays of no rows")
+        structures.check_finite(images)
+        return count
     counts = set()
     for part in image_parts(images):
         pixel_values.check_type(part.dtype)

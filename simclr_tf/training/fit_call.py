@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import tensorflow as tf
 from tensorflow import keras
 
 from simclr_tf.compat import forget_validation_data, is_compiled
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from simclr_tf.training.step_model import StepModel
 
 Result = TypeVar("Result")
+_STEPS = ("steps_per_epoch", "validation_steps", "steps")
 
 
 def run(
@@ -41,7 +44,7 @@ def run(
         What the method returns.
 
     Raises:
-        UserError: See `prepare`; weights, no steps, no `compile`.
+        UserError: See `prepare`; weights, no steps, no `compile`, nothing to train.
     """
     arguments = named_arguments(getattr(keras.Model, name), args, kwargs)
     on_batch = name.endswith("_on_batch")
@@ -53,6 +56,11 @@ def run(
         raise UserError(
             f"Expected a compiled model to {name}; received one that is not. Call "
             "model.compile(optimizer=...) first."
+        )
+    if call.get(name, name) == "fit" and not model.trainable_variables:
+        raise UserError(
+            f"Expected a model with weights to train in {name}; received one that is frozen whole. "
+            "Set trainable = True of its encoder or a head."
         )
     x, y = arguments.pop("x"), arguments.pop("y", None)
     with in_one_line():
@@ -66,6 +74,9 @@ def run(
             return method(**data, **arguments)
         if name == "fit":
             forget_validation_data(model)
+            if isinstance(x, tf.data.Dataset):
+                # Else Keras 3 warns that it won't shuffle it, though nobody asked it to.
+                arguments.setdefault("shuffle", False)
         else:
             x, y, size = padding.for_replicas(
                 x, y, arguments.get("batch_size"), model.distribute_strategy
@@ -86,7 +97,11 @@ def _run_counted(name: str, method: Callable[..., Result], arguments: dict[str, 
         given = list(given) if isinstance(given, (list, tuple)) else [given]
         arguments["callbacks"] = [*given, count]
     try:
-        return method(**arguments)
+        with warnings.catch_warnings():
+            if all(arguments.get(steps) is None for steps in _STEPS):
+                # All of the data was asked for: their end, of which Keras 3 warns, is no fault.
+                warnings.filterwarnings("ignore", message=r"\s*Your input ran out of data")
+            return method(**arguments)
     except UserError:
         raise
     except ValueError as error:
@@ -128,7 +143,7 @@ def refuse_no_steps(arguments: Mapping[str, Any]) -> None:
     Raises:
         UserError: `steps_per_epoch`, `validation_steps` or `steps` below 1.
     """
-    for name in ("steps_per_epoch", "validation_steps", "steps"):
+    for name in _STEPS:
         steps = arguments.get(name)
         if steps is not None and steps < 1:
             raise UserError(

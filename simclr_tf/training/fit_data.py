@@ -18,7 +18,7 @@ from tensorflow import keras
 
 from simclr_tf.errors import UserError
 from simclr_tf.images import pixel_values
-from simclr_tf.training import labels
+from simclr_tf.training import labels, structures
 from simclr_tf.training.fit_batch import (
     AS_DATA_SET,
     Rules,
@@ -61,7 +61,7 @@ def prepare(x: Any, y: object, rules: Rules) -> tuple[object, object]:
         return checked_dataset(x, rules), None
     if hasattr(x, "element_spec") and not hasattr(x, "__next__"):  # a distributed data set
         images, classes = unpack(x.element_spec)
-        rules.check(form_of(images), classes is not None)
+        rules.check(form_of(images, rules), classes is not None)
         return x, None
     if isinstance(x, keras.utils.Sequence):
         return CheckedSequence(x, rules), None
@@ -97,11 +97,15 @@ def checked_dataset(data: tf.data.Dataset, rules: Rules) -> tf.data.Dataset:
     if int(data.cardinality()) == 0:
         raise empty("an empty data set; fewer images than a batch with drop_remainder=True?")
     images, classes = unpack(data.element_spec)
-    form = form_of(images)
+    form = form_of(images, rules)
     rules.check(form, classes is not None)
-    parts = image_parts(images)
-    for part in parts:
-        _check_spec(part, rules)
+    if rules.structure is not None:
+        structures.check_batch(images, rules.structure)
+        parts = tf.nest.flatten(images)
+    else:
+        parts = image_parts(images)
+        for part in parts:
+            _check_spec(part, rules)
     needs_check = any(part.dtype.is_floating for part in parts)
     if classes is not None and rules.labels is not None:
         if not isinstance(classes, tf.TensorSpec):
@@ -116,12 +120,7 @@ def checked_dataset(data: tf.data.Dataset, rules: Rules) -> tf.data.Dataset:
         if len(element) == 1 and isinstance(data.element_spec, (tuple, list)):
             batch = element
         images, classes = unpack(batch)
-        images = tf.nest.map_structure(
-            lambda part: (
-                pixel_values.checked(part, rules.value_range) if part.dtype.is_floating else part
-            ),
-            images,
-        )
+        images = tf.nest.map_structure(lambda part: _checked_part(part, rules), images)
         if classes is None:
             return (images,) if isinstance(batch, tuple) else images
         return images, classes if rules.labels is None else labels.checked(classes, rules.labels)
@@ -205,6 +204,12 @@ def _check_spec(part: tf.TypeSpec, rules: Rules) -> None:
         )
     pixel_values.check_type(part.dtype)
     check_rank(part.shape, rules)
+
+
+def _checked_part(part: tf.Tensor, rules: Rules) -> tf.Tensor:
+    if rules.structure is not None:
+        return structures.checked(part)
+    return pixel_values.checked(part, rules.value_range) if part.dtype.is_floating else part
 
 
 def _checked_batch(batch: object, rules: Rules) -> tuple[object, ...]:

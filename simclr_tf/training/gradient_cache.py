@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import tensorflow as tf
 from absl import logging
@@ -24,14 +24,35 @@ from tensorflow import keras
 from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.compat import KERAS_3, random_layers
 from simclr_tf.errors import UserError
-from simclr_tf.images.pixel_values import to_float
 from simclr_tf.models.blocks import local_batch_statistics
+from simclr_tf.training.structures import joined
 from simclr_tf.training.view_maker import ViewMaker
-from simclr_tf.typing import Batch, Logs, Variables
+from simclr_tf.typing import Logs, Variables
 
-Embed = Callable[[tf.Tensor], tf.Tensor]
+Embed = Callable[[Any], tf.Tensor]
 State: TypeAlias = "list[tf.Tensor | tf.TensorArray]"
 """What a loop carries from one micro-batch to the next."""
+
+
+class FeatureMaker(Protocol):
+    """From views to features: an encoder, or several that act as one.
+
+    Attributes:
+        output_shape: (None, d), whose last is known.
+        trainable_variables: Its own.
+        non_trainable_variables: What a pass in training may change.
+    """
+
+    @property
+    def output_shape(self) -> Any: ...
+
+    @property
+    def trainable_variables(self) -> Variables: ...
+
+    @property
+    def non_trainable_variables(self) -> Variables: ...
+
+    def __call__(self, views: Any, training: bool) -> tf.Tensor: ...
 
 
 class MicroBatches:
@@ -44,8 +65,8 @@ class MicroBatches:
     Args:
         parts: Tensors, or nested structures of them, with N rows each; or with 2N, those of first
             views before those of second views.
-        make_views: From one micro-batch's rows of each part to (2m, h, w, c): m first views, then m
-            second views.
+        make_views: From one micro-batch's rows of each part to (2m, h, w, c), or a structure of
+            such rows: m first views, then m second views.
         doubled: For each of `parts`, whether it has 2N rows.
         images: N; a tensor where it is not known before the step.
         size: m, images in a micro-batch.
@@ -83,8 +104,8 @@ class MicroBatches:
             for part, twice in zip(parts, doubled, strict=True)
         ]
 
-    def views(self, index: tf.Tensor) -> tf.Tensor:
-        """Returns the views of one micro-batch, (2m, h, w, c)."""
+    def views(self, index: tf.Tensor) -> Any:
+        """Returns the views of one micro-batch, (2m, h, w, c), or a structure of such rows."""
         # A slice, since gathering uint8 has no GPU kernel: the whole batch would go to the host.
         return self._make_views(
             *(tf.nest.map_structure(lambda x: x[index], part) for part in self._parts)
@@ -107,26 +128,30 @@ class MicroBatches:
 
 
 def cut(
-    inputs: Batch | tuple[tf.Tensor, tf.Tensor],
+    inputs: Any,
     view_maker: ViewMaker | None,
     seed: tf.Tensor,
     size: int,
+    are_views: bool,
+    taken: Callable[[Any], Any],
 ) -> MicroBatches:
     """Cuts a replica's images into micro-batches.
 
     Args:
-        inputs: Images as `SimCLR` takes them, or the tuple (view1, view2).
+        inputs: Images or other inputs as `SimCLR` takes them, or the tuple (view1, view2).
         view_maker: The model's `ViewMaker`; None where inputs are views.
         seed: int32, shape (2,).
         size: m, images in a micro-batch.
+        are_views: Whether inputs are the tuple.
+        taken: From given views to what the encoder gets.
 
     Raises:
         UserError: m does not divide the number of images.
     """
-    if isinstance(inputs, (tuple, list)):
-        views = tf.concat(inputs, 0)
-        return MicroBatches([views], to_float, [True], _half(views), size)
-    assert view_maker is not None  # else the inputs are views
+    if are_views:
+        views = joined(inputs)
+        return MicroBatches([views], taken, [True], _half(views), size)
+    assert view_maker is not None  # else `fit` has refused what are no views
     augment = view_maker.augment
     # A subclass that overrides `call` may do more than draw and apply.
     if isinstance(augment, SimCLRAugment) and type(augment).call is SimCLRAugment.call:
@@ -141,8 +166,9 @@ def cut(
     return MicroBatches([views], lambda part: part, [True], _half(views), size)
 
 
-def _half(views: tf.Tensor) -> int | tf.Tensor:
-    return (tf.shape(views)[0] if views.shape[0] is None else views.shape[0]) // 2
+def _half(views: Any) -> int | tf.Tensor:
+    rows = tf.nest.flatten(views)[0]
+    return (tf.shape(rows)[0] if rows.shape[0] is None else rows.shape[0]) // 2
 
 
 def check_micro_batch_size(images: int, size: int) -> None:
@@ -172,7 +198,7 @@ def warn_of_random_layers(encoder: keras.Model) -> None:
 
 def gradients(
     micro_batches: MicroBatches,
-    encoder: keras.Model,
+    encoder: FeatureMaker,
     variables: Variables,
     loss_of: Callable[[tf.Tensor], tuple[tf.Tensor, Logs]],
 ) -> tuple[list[tf.Tensor | None], Logs]:

@@ -6,10 +6,13 @@
 | integers or booleans (N, C), one 1 a row | the same, one-hot |
 | floats (N, C), rows that add up to 1 | probabilities: cross-entropy with them; accuracy against the largest |
 | anything else, as rows with several ones | refused; the message shows the row |
+
+For a `MultiLabelClassifier` labels are rows (N, C) of numbers from 0 to 1, each class for itself.
 """  # noqa: E501
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,6 +24,8 @@ from simclr_tf.typing import Labels
 
 Shape: TypeAlias = "tf.TensorShape | tuple[int | None, ...]"
 
+# So many classes where no linear head says how many: ids travel between replicas as float32.
+ANY_CLASSES = 2**24
 _SUM_TOLERANCE = 1e-2  # of a row of probabilities; bfloat16 rounds by 0.004
 
 
@@ -28,12 +33,14 @@ class LabelRule(NamedTuple):
     """Which labels are right.
 
     Attributes:
-        num_classes: Classes of the linear head.
+        num_classes: Classes of the linear head; `ANY_CLASSES`: there is none.
         lowest: -1 where that stands for "no label", else 0.
+        several: Whether an image is of any number of classes.
     """
 
     num_classes: int
     lowest: int = 0
+    several: bool = False
 
 
 def targets(labels: Labels, num_classes: int) -> tf.Tensor:
@@ -55,10 +62,56 @@ def targets(labels: Labels, num_classes: int) -> tf.Tensor:
     return tf.cast(tf.reshape(labels, [-1]), tf.int32)
 
 
+def multi_label_targets(labels: Labels) -> tf.Tensor:
+    """Returns rows (N, C) as float32, for models whose images are of several classes."""
+    return tf.cast(tf.convert_to_tensor(labels), tf.float32)
+
+
 def class_ids(labels: Labels, num_classes: int) -> tf.Tensor:
     """Returns int32 class ids (N,), for probabilities the largest; arguments as for `targets`."""
     found = targets(labels, num_classes)
     return found if found.shape.rank == 1 else tf.argmax(found, -1, output_type=tf.int32)
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> list[float]:
+    """Returns factors of the classes' losses by which each class counts the same, 1 on average.
+
+    Args:
+        labels: Class ids (N,); those below 0 are no label.
+        num_classes: C.
+
+    Returns:
+        C factors: N / (C' n) for a class of n of the N labels, where C' classes occur; 1 for a
+        class without labels.
+
+    Source: King and Zeng 2001, "Logistic Regression in Rare Events Data", as in scikit-learn's
+    `class_weight="balanced"`.
+
+    Example:
+        >>> balanced_weights(np.array([0, 0, 0, 1]), 2)
+        [0.6666666666666666, 2.0]
+    """
+    known = np.asarray(labels)[np.asarray(labels) >= 0]
+    counts = np.bincount(known, minlength=num_classes)
+    present = np.count_nonzero(counts)
+    return [len(known) / (present * count) if count else 1.0 for count in counts.tolist()]
+
+
+def check_class_weights(weights: Sequence[float] | None, num_classes: int) -> list[float] | None:
+    """Returns class weights as floats.
+
+    Raises:
+        UserError: Not one of at least 0 for each class.
+    """
+    if weights is None:
+        return None
+    values = [float(weight) for weight in weights]
+    if len(values) != num_classes or not all(0 <= value < np.inf for value in values):
+        raise UserError(
+            f"Expected class_weights of at least 0 for each of {num_classes} classes; received: "
+            f"{values}. Pass one for each, in the order of the class ids."
+        )
+    return values
 
 
 def check_labels(labels: Labels, rule: LabelRule) -> None:
@@ -125,7 +178,19 @@ def check_form(shape: Shape, dtype: tf.DType | np.dtype, rule: LabelRule) -> Non
             f"Expected labels as numbers, class ids in [{rule.lowest}, {classes}); received: type "
             f"{dtype.name}. Number the classes (np.unique(names, return_inverse=True)[1])."
         )
+    if rule.several:
+        if shape.rank not in (None, 2) or not shape[-1:].is_compatible_with([classes]):
+            raise UserError(
+                f"Expected labels as rows (N, {classes}), 1 for each class that an image is of, "
+                f"else 0; received: shape {shape}. For one class an image use Classifier."
+            )
+        return
     fits = shape.rank in (None, 1) or (shape.rank == 2 and shape[1] in (None, 1, classes))
+    if not fits and classes == ANY_CLASSES:
+        raise UserError(
+            "Expected labels of shape (N,) or (N, 1), class ids, for a loss that compares classes; "
+            f"received: shape {shape}. Pass num_classes, with which one-hot rows are taken, or ids."
+        )
     if not fits:
         received = "a single label" if shape.rank == 0 else f"shape {shape}"
         raise UserError(
@@ -145,9 +210,13 @@ def _good_rows(labels: Labels, rule: LabelRule) -> tf.Tensor | np.ndarray:
 
     Made of operators alone, so that it takes float64 arrays and tensors of a graph alike.
     """
+    ones = np.ones([rule.num_classes, 1])
+    if rule.several:
+        from_half = abs(labels - 0.5)
+        beyond = from_half - 0.5 + abs(from_half - 0.5)
+        return beyond @ ones <= 0.0
     if not _in_rows(labels.shape, rule.num_classes):
         return (labels >= rule.lowest) & (labels < rule.num_classes) & (labels % 1.0 == 0.0)
-    ones = np.ones([rule.num_classes, 1])
     # A negative entry makes the sum of absolute values larger.
     total, absolute = labels @ ones, abs(labels) @ ones
     return (abs(total - 1.0) <= _SUM_TOLERANCE) & (absolute <= 1.0 + _SUM_TOLERANCE)
@@ -155,11 +224,21 @@ def _good_rows(labels: Labels, rule: LabelRule) -> tf.Tensor | np.ndarray:
 
 def _message(rule: LabelRule, rows: bool) -> str:
     """Returns the message with two gaps: the row's index and its content."""
+    if rule.several:
+        return (
+            "Expected labels from 0 to 1, one for each class; received row {}: {}. Correct the "
+            "labels."
+        )
     if rows:
         return (
             "Expected labels that are one-hot, or probabilities that add up to 1; received row "
-            "{}: {}. Images of several classes at once have no single label: choose one, or divide "
-            "each row by its sum, then correct the labels."
+            "{}: {}. Images of several classes at once are for MultiLabelClassifier; for others "
+            "correct the labels."
+        )
+    if rule.num_classes == ANY_CLASSES:
+        return (
+            f"Expected class ids as labels, whole numbers from {rule.lowest} on; received others, "
+            "first in row {}: {}. Correct the labels."
         )
     return (
         f"Expected labels in [{rule.lowest}, {rule.num_classes}), the classes of the linear head, "

@@ -262,6 +262,20 @@ def test_affine_equals_scipy(size):
         np.testing.assert_allclose(view.transpose(2, 0, 1), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(17, 17), (8, 33)])
+def test_padded_crop_equals_slices(size):
+    images = np.random.RandomState(3).rand(40, *size, 3).astype(np.float32)
+    layer = SimCLRAugment(size, augmentations="padded_crop")
+    params = layer.draw(40, *size, tf.constant(SEED))
+    views = layer.apply(images, params).numpy()
+    rows, columns = size[0] // 8, size[1] // 8
+    padded = np.pad(images, [(0, 0), (rows, rows), (columns, columns), (0, 0)])
+    tops, lefts = np.array(params["padded_crop"]).T
+    assert {*tops} == {*range(2 * rows + 1)} and {*lefts} == {*range(2 * columns + 1)}
+    for view, image, top, left in zip(views, padded, tops, lefts, strict=True):
+        np.testing.assert_allclose(view, image[top : top + size[0], left : left + size[1]])
+
+
 def test_blur_follows_color_and_order_is_the_lists():
     images = images_of(8, 16, 16, 3)
     one = SimCLRAugment(16, augmentations="noise,solarize")(images, seed=tf.constant(SEED))
@@ -281,6 +295,7 @@ def test_blur_follows_color_and_order_is_the_lists():
         ({"brightness": "v3"}, "'v3'"),
         ({"color_jitter_strength": -1}, "color_jitter_strength"),
         ({"crop_area": (0.5, 0.2)}, "crop_area"),
+        ({"gray_probability": 1.2}, "gray_probability"),
         ({"crop_aspect_ratio": (0.0, 1.0)}, "crop_aspect_ratio"),
     ],
 )

@@ -266,6 +266,7 @@ def test_command(archive: Any, golden: Any, tmp_path: Path, capsys: Any) -> None
     assert "Expected --output to be a path that does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.second_lane
 @pytest.mark.slow
 def test_the_command_that_it_prints_evaluates(archive: Any, tmp_path: Path, capsys: Any) -> None:
     output = tmp_path / "imported"

@@ -89,7 +89,7 @@ def test_metrics_and_summaries(trained: Path) -> None:
     table = rows(trained)
     assert [row["step"] for row in table] == [1, 2, 3, 4, 5, 6]
     names = {"contrast_loss", "contrast_acc", "contrast_entropy", "supervised_loss",
-             "supervised_acc", "weight_decay", "total_loss"}  # fmt: skip
+             "supervised_acc", "weight_decay", "total_loss", "gradient_norm"}  # fmt: skip
     assert set(table[0]) == {"step", "learning_rate", *names}
     assert all(math.isfinite(value) for row in table for value in row.values())
     found = summaries(trained)
@@ -205,6 +205,7 @@ def test_evaluation_of_a_finished_run(command: Command, mine: Path, trained: Pat
     assert results(mine, "flags.json") == results(trained, "flags.json")
 
 
+@pytest.mark.one_lane
 @pytest.mark.slow
 def test_evaluation_follows_a_run(trained: Path, mine: Path, working_folder: Path) -> None:
     """A second process evaluates step 4, then, when it comes, step 6."""
@@ -246,6 +247,7 @@ def test_pretraining_without_linear_head(
     assert "eval/contrast_loss" in results(working_folder / "run")
 
 
+@pytest.mark.one_lane
 @pytest.mark.slow
 def test_comparison_with_baselines(command: Command, working_folder: Path) -> None:
     said = command(
@@ -349,6 +351,7 @@ def test_warm_start_while_pretraining(
     assert_same_weights(working_folder / "warm/ckpt-1", trained / "ckpt-6", "kernel")
 
 
+@pytest.mark.one_lane
 @pytest.mark.slow
 def test_encoder_from_a_weights_file(command: Command, working_folder: Path) -> None:
     from simclr_tf.models.encoders import make_encoder

@@ -34,7 +34,8 @@ from tf_hub_export.sources import load_model
 __all__ = ["command", "working_folder"]  # fixtures
 
 DISTILL = ["--train_mode=distill", "--encoder=mlp:8", "--optimizer=momentum"]
-NAMES = {"distill_loss", "teacher_agreement", "weight_decay", "total_loss", "learning_rate"}
+NAMES = {"distill_loss", "teacher_agreement", "weight_decay", "total_loss", "learning_rate",
+         "gradient_norm"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.one_lane
 def test_newest_export_of_a_run_is_found(tmp_path: Path, taught: Path) -> None:
     assert find_export(str(taught)) == str(taught / "saved_model" / "20")
     exports = tmp_path / "run" / "saved_model"
@@ -120,6 +122,7 @@ def test_interrupted_distillation_resumes(
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.one_lane
 def test_student_sees_the_labels_that_its_teacher_saw(
     command: Callable[..., str], working_folder: Path
 ) -> None:
@@ -131,6 +134,7 @@ def test_student_sees_the_labels_that_its_teacher_saw(
     assert seen == shown and len(seen.splitlines()) == 18
 
 
+@pytest.mark.second_lane
 def test_images_without_labels(
     command: Callable[..., str], taught: Path, working_folder: Path
 ) -> None:
@@ -145,6 +149,7 @@ def test_images_without_labels(
     assert "Teacher: " in said
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

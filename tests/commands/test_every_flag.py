@@ -10,6 +10,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,13 +28,31 @@ COMMANDS = {
                              "--warmup_epochs=1", "--momentum=0.8", "--temperature=0.5",
                              "--nohidden_norm", "--batch_norm_decay=0.99", "--global_bn=False",
                              "--cache_dataset", "--color_jitter_strength=0.5", "--brightness=v1",
-                             "--augmentations=crop,flip,color", "--on_bad_image=skip"],
+                             "--augmentations=crop,flip,color", "--on_bad_image=skip",
+                             "--clip_gradients=0.5", "--gray_probability=0.1",
+                             "--proj_hidden_dim=12", "--on_nan=skip", "--deterministic"],
+    "memory, triplets": ["--loss=margin_triplet", "--margin=0.5", "--negatives=semi_hard",
+                         "--similarity=euclidean", "--memory_size=20", "--memory_momentum=0.9",
+                         "--mode=train_then_eval"],
+    "labels in the loss": ["--loss=supcon", "--nolineareval_while_pretraining"],
+    "weighted pairs": ["--loss=dclw", "--dclw_sigma=0.4"],
+    "hard negatives": ["--loss=hcl", "--positive_prior=0.05", "--hard_negative_beta=0.5"],
+    "a prior": ["--loss=generalized", "--prior=normal", "--prior_weight=2"],
+    "few and unequal labels": [*TUNE, "--imbalance=10", "--class_balance=sample",
+                               "--head_dropout=0.2", "--label_smoothing=0.1",
+                               "--weight_penalty=smooth_l1", "--optimizer=momentum",
+                               "--weight_decay=1e-4", "--mode=train_then_eval"],
+    "pruning": ["--prune=0.5", "--prune_begin=0", "--prune_end=0.9", "--prune_interval=1",
+                "--optimizer=momentum", "--mode=train_then_eval"],
+    "padded crops": ["--encoder=mlp", "--mlp_layers=12,10", "--augmentations=padded_crop,flip"],
+    "weights of classes": ["--class_balance=weight", "--weight_penalty=decoupled",
+                           "--optimizer=adam", "--weight_decay=0.1", "--imbalance=4"],
     "momentum, one device": ["--optimizer=momentum", "--learning_rate=0.01", "--weight_decay=1e-4",
                              "--strategy=one_device", "--data_dir=."],
     "adam": ["--optimizer=adam", "--learning_rate=0.001", "--train_epochs=1", "--train_steps=0",
              "--checkpoint_steps=0", "--checkpoint_epochs=1"],
-    "lamb": ["--optimizer=lamb", "--learning_rate=0.001"],
-    "micro-batches": ["--micro_batch_size=2", "--lineareval_loss_weight=0.1",
+    "lamb": ["--optimizer=lamb", "--learning_rate=0.001", "--loggers=none"],
+    "micro-batches": ["--micro_batch_size=2", "--lineareval_loss_weight=0.1", "--loss=info_nce",
                       "--lineareval_batch_norm", "--mode=train_then_eval"],
     "bfloat16": ["--mixed_precision=bfloat16", "--mode=train_then_eval"],
     "float16": ["--mixed_precision=float16", "--mode=train_then_eval", "--optimizer=adam",
@@ -59,15 +78,24 @@ COMMANDS = {
 
 
 # Our own arithmetic on arrays, or a part that its own tests train and compare on both lanes.
-OWN = ("settings of the loss", "linear projection", "no projection", "micro-batches",
-       "compiled views", "views on the host", "ResNet", "keras.applications")  # fmt: skip
+OWN = ("labels in the loss", "padded crops", "weighted pairs", "hard negatives", "a prior",
+       "settings of the loss", "linear projection", "no projection", "micro-batches",
+       "compiled views", "views on the host", "ResNet", "keras.applications", "memory, triplets",
+       "weights of classes", "momentum, one device", "pruning")  # fmt: skip
+
+
+# Like cases of which the first lane runs others.
+SECOND = ("adam", "few and unequal labels", "fine-tuning, views on the host")
+
+
+def marked(name: str) -> Any:
+    if name in OWN:
+        return pytest.param(name, marks=pytest.mark.one_lane)
+    return pytest.param(name, marks=pytest.mark.second_lane) if name in SECOND else name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.one_lane) if n in OWN else n for n in COMMANDS],
-)
+@pytest.mark.parametrize("name", map(marked, COMMANDS))
 def test_settings_run_to_the_end(command: Command, working_folder: Path, name: str) -> None:
     command("--model_dir=run", "--train_steps=2", *COMMANDS[name])
     (*_, last) = rows(working_folder / "run")
@@ -77,6 +105,7 @@ def test_settings_run_to_the_end(command: Command, working_folder: Path, name: s
         assert all(math.isfinite(v) for v in results(working_folder / "run").values())
 
 
+@pytest.mark.second_lane  # test_replicas compares steps on both lanes
 @pytest.mark.slow
 def test_two_replicas_equal_one(command: Command, working_folder: Path) -> None:
     """Two processors with half the batch each learn the same, and evaluate uneven batches."""
@@ -149,7 +178,7 @@ def test_one_of_one_worker(working_folder: Path) -> None:
     assert results(working_folder / "run")["global_step"] == 2
 
 
-# Flags that no command here, in test_command_line.py or in test_kinds_of_data.py uses, and why.
+# Flags that no command of these files uses, and why.
 UNUSED = {
     "use_tpu": "needs a TPU",
     "tpu_name": "needs a TPU",
@@ -162,7 +191,8 @@ UNUSED = {
 @pytest.mark.one_lane
 def test_every_flag_is_used_by_a_command_here() -> None:
     here = Path(__file__)
-    beside = (here.with_name(f"test_{name}.py") for name in ("command_line", "kinds_of_data"))
+    others = ("command_line", "kinds_of_data", "own_lists", "dry_run", "workers")
+    beside = (here.with_name(f"test_{name}.py") for name in others)
     monitoring = here.parents[1] / "runs" / "test_monitoring.py"
     files = (here, *beside, Path(tiny_runs.__file__), monitoring)
     text = "".join(file.read_text(encoding="utf-8") for file in files)

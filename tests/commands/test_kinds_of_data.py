@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 from tiny_runs import Command, command, results, working_folder, write_folder
 
+pytestmark = pytest.mark.one_lane  # data and plans; what Keras makes of them is asked elsewhere
+
 __all__ = ["command", "working_folder"]  # fixtures
 
 
@@ -28,6 +30,7 @@ def test_pretraining_without_labels(command: Command, working_folder: Path) -> N
     assert "logits_sup" not in module(tf.zeros([1, 8, 8, 3]), trainable=False)
 
 
+@pytest.mark.one_lane
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [{"cats": 30}, {"cats": 20, "dogs": 2}, {"a": 2, "b": 2}])
 def test_small_folders_are_compared_or_not(

@@ -8,16 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tiny_runs import ONE_STEP, TUNE, command, results, working_folder, write_folder
 
 from simclr_tf.datasets import open_source
 from simclr_tf.datasets.labelled import LIST_FILE, choose_labelled
+
+pytestmark = pytest.mark.one_lane  # data and plans; what Keras makes of them is asked elsewhere
 
 __all__ = ["command", "working_folder"]  # fixtures
 
 FEW = [*TUNE, *ONE_STEP, "--label_fraction=0.25", "--train_batch_size=4", "--model_dir=run"]
 
 
+@pytest.mark.one_lane
 def test_fine_tuning_on_a_share_of_the_labels(
     command: Callable[..., str], working_folder: Path
 ) -> None:
@@ -44,6 +48,7 @@ def test_fine_tuning_on_a_share_of_the_labels(
     assert "label_seed (3 there, 0 now)" in command(*FEW, code=2)
 
 
+@pytest.mark.one_lane
 def test_a_head_that_has_seen_every_label_is_named(
     command: Callable[..., str], working_folder: Path
 ) -> None:
@@ -56,6 +61,7 @@ def test_a_head_that_has_seen_every_label_is_named(
         assert "Starting from" in said and "afresh" not in said
 
 
+@pytest.mark.one_lane
 def test_a_list_of_ones_own_is_used(command: Callable[..., str], working_folder: Path) -> None:
     (working_folder / "run").mkdir()
     labels = open_source("mnist_5k", "train[:64]").read_labels()

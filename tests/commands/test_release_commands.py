@@ -129,7 +129,8 @@ def test_preset_is_valid_and_says_its_command_and_what_to_expect(name: str) -> N
 def test_presets_are_the_documented_ones() -> None:
     assert set(presets()) == {
         "quickstart", "cifar10_pretrain", "cifar10_linear_eval", "cifar10_finetune",
-        "mnist_pretrain", "mnist_5k_pretrain", "imagenet_pretrain",
+        "cifar10_dkobak", "cifar10_resnet18_imagenet",
+        "mnist_pretrain", "mnist_5k_pretrain", "mnist_mlp", "imagenet_pretrain",
         "imagenet_v2_r152_3x_sk1_pretrain", "imagenet_linear_eval",
         "imagenet_finetune_1pct", "imagenet_finetune_10pct", "own_images",
     }  # fmt: skip

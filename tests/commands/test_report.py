@@ -53,6 +53,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "runs"
 
 
+@pytest.fixture(scope="module")
+def page_of_photos(runs: Path) -> Path:
+    """The page of the run on photos: names that are markup, no evaluation."""
+    page = runs.parent / "photos.html"
+    assert main(["report", str(runs / "photos"), f"--output={page}"]) == 0
+    return page
+
+
 @pytest.fixture
 def report(tmp_path: Path, monkeypatch: Any, capsys: Any) -> Report:
     """Runs the command in the test's folder."""
@@ -84,6 +92,7 @@ def values_of(spec: Any) -> list[list[dict[str, Any]]]:
     return own + [part for each in spec.values() for part in values_of(each)]
 
 
+@pytest.mark.one_lane
 def test_the_page_of_a_run(runs: Path, report: Report) -> None:
     code, out, err = report(runs / "digits", "--output=page.html")
     assert code == 0 and out.strip().endswith("Wrote page.html."), err
@@ -118,11 +127,11 @@ def test_it_is_written_into_the_run_and_not_over_another(runs: Path, report: Rep
 
 
 @pytest.mark.one_lane
-def test_the_page_of_names_that_are_markup(runs: Path, report: Report) -> None:
-    assert report(runs / "photos", "--output=page.html")[0] == 0
-    text = Path("page.html").read_text(encoding="utf-8")
+def test_the_page_of_names_that_are_markup(page_of_photos: Path) -> None:
+    text = page_of_photos.read_text(encoding="utf-8")
     assert text.count("<script") == 3 and "&lt;script&gt;alert(1)" in text
-    (shown,) = [v for s in charts_of("page.html").values() for v in values_of(s) if "image" in v[0]]
+    specs = charts_of(str(page_of_photos)).values()
+    (shown,) = [v for spec in specs for v in values_of(spec) if "image" in v[0]]
     assert {row["class"] for row in shown} == {EVIL.replace("/", ""), "plain"}
     assert all(row["name"].startswith(("<script", "plain")) for row in shown)
 
@@ -210,11 +219,8 @@ def browser() -> Iterator[Any]:
 @pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("width, scheme", [(1400, "light"), (400, "dark")])
-def test_in_a_browser(
-    width: int, scheme: str, browser: Any, runs: Path, report: Report, tmp_path: Path
-) -> None:
+def test_in_a_browser(width: int, scheme: str, browser: Any, page_of_photos: Path) -> None:
     """No console error, no request, nothing wider than the screen; hovering and choosing work."""
-    assert report(runs / "photos", "--output=page.html")[0] == 0
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
     )
@@ -224,7 +230,7 @@ def test_in_a_browser(
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("dialog", lambda dialog: trouble.append("a name was run as a script"))
     page.on("request", lambda r: None if r.url[:5] in ("file:", "data:") else trouble.append(r.url))
-    page.goto(f"file://{tmp_path}/page.html")
+    page.goto(page_of_photos.as_uri())
     drawn = "[...document.querySelectorAll('.chart')].every(c => c.dataset.drawn === '%s')"
     page.wait_for_function(drawn % scheme, timeout=60_000)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

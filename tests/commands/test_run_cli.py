@@ -81,7 +81,7 @@ def test_version_is_stated_once(capsys: pytest.CaptureFixture[str]) -> None:
         (["--mode=learn"], "train, eval, train_then_eval"),
         (["--use_blur", "False"], "received: 'False'"),
         (["cifar10"], "--flag=value; received: 'cifar10'"),
-        (["--preset=quick"], "one of cifar10_finetune, "),
+        (["--preset=quick"], "one of cifar10_dkobak, cifar10_finetune, "),
         (["--preset"], "a value after --preset"),
         (["--flagfile=missing.flags"], "No such file"),
         (["--flagfile=."], "directory"),

@@ -13,6 +13,8 @@ import tensorflow as tf
 from refusals import refused
 from tiny_runs import working_folder, write_folder
 
+pytestmark = pytest.mark.one_lane  # data and plans; what Keras makes of them is asked elsewhere
+
 __all__ = ["refused", "working_folder"]  # fixtures
 
 

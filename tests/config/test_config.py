@@ -10,6 +10,7 @@ import pytest
 from absl import flags
 
 from simclr_tf.config import Config, define_flags, differences
+from simclr_tf.config.command_line import presets, read, typed
 from simclr_tf.errors import UserError
 
 pytestmark = pytest.mark.one_lane
@@ -73,6 +74,13 @@ OURS = {
     "lineareval_loss_weight", "lineareval_batch_norm", "micro_batch_size", "augment_jit_compile",
     "label_fraction", "label_seed", "teacher", "distill_temperature", "distill_labels_weight",
     "online_eval", "online_eval_images", "early_stopping", "early_stopping_patience", "resnet_stem",
+    "deterministic", "clip_gradients", "on_nan", "loggers", "proj_hidden_dim",
+    "gray_probability", "dry_run", "workers", "worker_index",
+    "prune", "prune_begin", "prune_end", "prune_interval",
+    "mlp_layers", "weight_penalty", "imbalance", "class_balance", "label_smoothing", "head_dropout",
+    "loss", "similarity", "negatives", "margin", "dclw_sigma", "positive_prior",
+    "hard_negative_beta", "prior", "prior_weight", "memory_size", "memory_momentum",
+    "image_column", "label_column", "channels", "white_level",
 }  # fmt: skip
 
 
@@ -180,6 +188,10 @@ WRONG = [
     ({"augmentations": ""}, "names from crop, flip"),
     ({"augmentations": "crop,crop"}, "each of the augmentations once"),
     ({"color_jitter_strength": -1.0}, "color_jitter_strength >= 0"),
+    ({"loggers": "tensorboard,wandd"}, "names from tensorboard, mlflow, wandb"),
+    ({"loggers": ""}, "or none; received: ''"),
+    ({"loggers": "none,tensorboard"}, "or none; received"),
+    ({"loggers": "tensorboard,tensorboard"}, "each of the loggers once"),
     ({"crop_area_min": 0.0}, "crop_area_min > 0 and <= 1"),
     ({"eval_fraction": 1.0}, "eval_fraction > 0 and < 1"),
     ({"optimizer": "sgd"}, "one of lars, momentum, adam, lamb; received: 'sgd'"),
@@ -192,6 +204,32 @@ WRONG = [
     ({"use_tpu": True, "strategy": "mirrored"}, "strategy auto or tpu"),
     ({"label_fraction": 0.0, "train_mode": "finetune"}, "label_fraction > 0 and <= 1"),
     ({"label_fraction": 0.1}, "label_fraction=1 while pretraining"),
+    ({"loss": "ntxent"}, "loss to be one of nt_xent, nt_logistic, margin_triplet"),
+    ({"loss": "dcl", "margin": 0.5}, "no --margin with --loss=dcl, which does not use it"),
+    ({"similarity": "euclidean", "loss": "hcl"}, "no --similarity with --loss=hcl"),
+    ({"hidden_norm": False, "loss": "debiased"}, "hidden_norm=True with --loss=debiased"),
+    ({"loss": "supcon", "train_mode": "finetune"}, "--loss=nt_xent and --memory_size=0 with"),
+    ({"memory_size": 64, "train_mode": "finetune"}, "received: nt_xent and 64"),
+    ({"loss": "supcon", "memory_size": 64}, "with --memory_size, which adds negatives"),
+    ({"loss": "dclw", "memory_size": 64}, "with --memory_size, which adds negatives"),
+    ({"memory_momentum": 0.9}, "Expected --memory_size with --memory_momentum"),
+    ({"memory_momentum": 1.0, "memory_size": 64}, "memory_momentum >= 0 and < 1"),
+    ({"positive_prior": 1.0, "loss": "hcl"}, "positive_prior >= 0 and < 1"),
+    ({"mlp_layers": "128"}, "--encoder=mlp with --mlp_layers"),
+    ({"mlp_layers": "128,0", "encoder": "mlp"}, "widths as 128,128"),
+    ({"weight_penalty": "decoupled"}, "--optimizer=momentum or adam with --weight_penalty=deco"),
+    ({"weight_penalty": "smooth_l1"}, "another optimizer than lars with --weight_penalty"),
+    ({"head_dropout": 0.1}, "head_dropout=0 while pretraining"),
+    ({"head_dropout": 1.0, "train_mode": "finetune"}, "head_dropout >= 0 and < 1"),
+    ({"label_smoothing": 0.1}, "label_smoothing=0 with --train_mode=pretrain"),
+    ({"class_balance": "sample"}, "none or weight with --train_mode=pretrain"),
+    ({"class_balance": "weight", "train_mode": "distill", "teacher": "/tmp/t"}, "none with"),
+    ({"imbalance": 0.5}, "imbalance >= 1"),
+    ({"prune": 1.0}, "prune >= 0 and < 1"),
+    ({"prune": -0.1}, "prune >= 0 and < 1"),
+    ({"prune_end": 0.5}, "Expected --prune with --prune_end"),
+    ({"prune": 0.5, "prune_begin": 0.75}, "prune_begin below prune_end"),
+    ({"prune": 0.5, "early_stopping": "knn_top_1"}, "--early_stopping=none with --prune"),
     ({"image_size": "big"}, "image_size to be of type int; received: 'big'"),
     ({"image_size": True}, "image_size to be of type int; received: True"),
     ({"use_blur": 1}, "use_blur to be of type bool; received: 1"),
@@ -277,3 +315,12 @@ def test_where_a_run_started_from_does_not_matter_to_its_evaluation() -> None:
     assert differences(old, config(train_mode="finetune", mode="eval")) == ({}, {})
     again = config(train_mode="finetune")
     assert differences(old, again)[0] == {"checkpoint": ("/tmp/old", None)}
+
+
+def test_settings_as_flags_are_the_settings() -> None:
+    for name in presets():
+        config, _ = read([f"--preset={name}", "--dataset=a b", "--nouse_blur", "--momentum=0.1"])
+        assert read(config.to_flags())[0] == config
+    assert Config().to_flags() == []
+    given = typed(["--preset=quickstart", "--nouse_blur", "--seed", "3"])
+    assert given == {"use_blur": False, "seed": 3}

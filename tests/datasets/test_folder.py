@@ -122,7 +122,7 @@ def test_hidden_foreign_and_other_files_are_ignored_and_reported(tmp_path, caplo
     save(tmp_path / "a" / "._x.png")
     save(tmp_path / ".cache" / "x.png")
     (tmp_path / "a" / "notes.txt").write_text("hello")
-    (tmp_path / "a" / "scan.tiff").write_bytes(b"II")
+    (tmp_path / "a" / "scan.heic").write_bytes(b"II")
     reports = []
     folder_layout.report_skipped, original = (
         lambda _, skipped: reports.append(dict(skipped)),
@@ -133,7 +133,7 @@ def test_hidden_foreign_and_other_files_are_ignored_and_reported(tmp_path, caplo
     finally:
         folder_layout.report_skipped = original
     assert source.num_examples == 2 and source.class_names == ["a"]
-    assert reports == [{"hidden": 1, ".tiff": 1}]
+    assert reports == [{"hidden": 1, ".heic": 1}]
 
 
 def test_links_are_followed_and_loops_end(tmp_path):

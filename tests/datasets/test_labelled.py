@@ -21,7 +21,13 @@ from tiny_tfds import prepare
 
 from simclr_tf.datasets import ImageSource, InMemorySource, open_source, source_from_dataset
 from simclr_tf.datasets.cache import in_memory
-from simclr_tf.datasets.labelled import LIST_FILE, choose_labelled, find_labelled, write_labelled
+from simclr_tf.datasets.labelled import (
+    LIST_FILE,
+    choose_labelled,
+    find_labelled,
+    long_tailed,
+    write_labelled,
+)
 from simclr_tf.datasets.pipeline import training_dataset
 from simclr_tf.errors import UserError
 
@@ -334,3 +340,41 @@ def test_list_of_other_images_is_refused(tmp_path: Path, text: str, expected: st
     with pytest.raises(UserError, match=expected) as caught:
         find_labelled(source, 0.1, 0, str(path))
     assert str(path) in str(caught.value) and path.read_text() == text
+
+
+@pytest.mark.parametrize("ratio", [1, 10, 100])
+def test_a_long_tail_falls_from_class_to_class(ratio: float) -> None:
+    labels = np.random.RandomState(0).permutation(np.repeat(np.arange(4), 200))
+    positions = long_tailed(labels, ratio, seed=1)
+    counts = np.bincount(labels[positions], minlength=4)
+    expected = [max(1, round(200 * ratio ** (-c / 3))) for c in range(4)]
+    np.testing.assert_allclose(counts, expected, atol=1)
+    assert (np.diff(positions) > 0).all()
+    np.testing.assert_array_equal(long_tailed(labels, ratio, seed=1), positions)
+    if ratio > 1:
+        assert set(long_tailed(labels, ratio, seed=2)) != set(positions)
+
+
+def test_a_long_tail_of_unequal_classes_takes_what_there_is() -> None:
+    labels = np.repeat([0, 1, 2], [100, 3, 50])
+    counts = np.bincount(labels[long_tailed(labels, 4, seed=0)])
+    assert counts.tolist() == [100, 3, 25]
+
+
+@pytest.mark.parametrize("kind", ["mnist_5k", "folder", "TFDS"])
+def test_balanced_batches_hold_classes_equally(source: Callable, kind: str) -> None:
+    whole = source(kind)
+    labels = whole.read_labels()
+    few = np.flatnonzero(labels == labels[0])[:2]
+    others = np.flatnonzero(labels != labels[0])
+    part = whole.subset(np.sort(np.concatenate([few, others])))
+    settings = {"batch_size": 8, "image_size": 8, "seed": 3, "balance_classes": True}
+    batches = training_dataset(part, **settings).take(60)
+    drawn = [label for _, batch in batches for label in batch.numpy().tolist()]
+    shares = np.bincount(drawn) / len(drawn)
+    present = np.unique(labels)
+    np.testing.assert_allclose(shares[present], 1 / len(present), atol=0.1)
+    again = training_dataset(part, **settings, start_example=8).take(2)
+    np.testing.assert_array_equal(
+        np.concatenate([batch for _, batch in again]), drawn[8:24], "a run goes on anywhere"
+    )

@@ -74,6 +74,21 @@ def test_the_equal_error_rate_of_one_intruder() -> None:
     assert pairs._crossing(curve[0], 1 - curve[1]) == pytest.approx(0.1)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(90, 320), st.integers(0, 10**6))
+def test_true_accepts_at_one_percent_of_false_ones(same: int, different: int, seed: int) -> None:
+    random = np.random.RandomState(seed)
+    is_same = random.permutation(same + different) < same
+    cosine = random.randint(0, 40, same + different) / 40 + 0.3 * is_same  # ties
+    best = 0.0
+    for threshold in [*cosine, 2.0]:
+        false_accepts = sum(c >= threshold for c in cosine[~is_same])
+        if false_accepts <= 0.01 * different:
+            best = max(best, sum(c >= threshold for c in cosine[is_same]) / same)
+    scores = pairs.verification_scores(pairs.Pairs(cosine, is_same))
+    assert scores["true_accept_rate"] == pytest.approx(best)
+
+
 def test_verification_equals_scikit_learn_on_all_pairs() -> None:
     random = np.random.RandomState(1)
     labels = np.array([0, 0, 1, 1])  # 2 of the same class, 4 of different ones: 2 of them drawn

@@ -70,19 +70,20 @@ def command(
 
 @pytest.mark.one_lane
 def test_scenes_follow_the_seed() -> None:
-    images, classes = make_scenes("train[:50]", 6, side=64, digit_side=20, seed=3)
+    scenes = make_scenes("train[:50]", 6, side=64, digit_side=20, seed=3)
+    images, classes = scenes.images, scenes.classes
     assert images.shape == (6, 64, 64, 3) and images.dtype == np.uint8
     assert classes.shape == (6, 64, 64) and classes.dtype == np.int32
     fewer = make_scenes("train[:50]", 2, side=64, digit_side=20, seed=3)
-    np.testing.assert_array_equal(fewer[0], images[:2])
-    np.testing.assert_array_equal(fewer[1], classes[:2])
-    assert (make_scenes("train[:50]", 6, side=64, digit_side=20, seed=4)[1] != classes).any()
+    for part, whole in zip(fewer, scenes, strict=True):
+        np.testing.assert_array_equal(part, whole[:2])
+    assert (make_scenes("train[:50]", 6, 64, digit_side=20, seed=4).classes != classes).any()
     assert not (classes[0] == classes[1]).all()
 
 
 @pytest.mark.one_lane
 def test_every_class_is_where_its_ink_is() -> None:
-    images, classes = make_scenes("train[:50]", 20, side=64, digit_side=20, seed=0)
+    images, classes, boxes, labels = make_scenes("train[:50]", 20, 64, digit_side=20, seed=0)
     grey, ink = images[..., 0], classes > 0
     assert grey[ink].min() >= 102 and grey[~ink].max() <= 102  # 0.4 * 255, rounded
     assert set(np.unique(classes)) == set(range(11))
@@ -90,6 +91,20 @@ def test_every_class_is_where_its_ink_is() -> None:
     # Most scenes hold several digits: between 2 and 5 are drawn.
     kinds = [len(np.unique(scene)) - 1 for scene in classes]
     assert max(kinds) <= 5 and np.mean([kind >= 2 for kind in kinds]) > 0.7
+    # Every pixel of a digit lies in a box of its class, and the last box is its digit's exactly:
+    # nothing covers that one.
+    for scene, known, digits in zip(classes, boxes, labels, strict=True):
+        count = int((digits >= 0).sum())
+        assert 1 <= count <= 5 and (digits[:count] >= 0).all() and not known[count:].any()
+        inside = np.zeros_like(scene)
+        for (top, left, bottom, right), digit in zip(known.astype(int), digits, strict=True):
+            window = scene[top:bottom, left:right]
+            inside[top:bottom, left:right] |= window == 1 + digit
+        np.testing.assert_array_equal(inside > 0, scene > 0)
+        top, left, bottom, right = known[count - 1].astype(int)
+        window = scene[top:bottom, left:right] == 1 + digits[count - 1]
+        for edge in (window[0], window[-1], window[:, 0], window[:, -1]):
+            assert edge.any()
 
 
 @pytest.mark.one_lane
@@ -97,7 +112,9 @@ def test_a_scene_of_one_kind_has_its_class_alone() -> None:
     """Digits of the class that a split holds, and nothing else, are in its scenes."""
     labels = open_source("mnist_5k", "train").read_labels()
     for index in range(3):
-        classes = make_scenes(f"train[{index}:{index + 1}]", 2, side=48, digit_side=16, seed=0)[1]
+        classes = make_scenes(
+            f"train[{index}:{index + 1}]", 2, side=48, digit_side=16, seed=0
+        ).classes
         assert set(np.unique(classes)) == {0, 1 + labels[index]}
 
 
@@ -151,6 +168,7 @@ def test_gradients_reach_every_level(encoder: Callable, sizes: list[int] | None)
         assert [layer.height for layer in laterals] == [*sizes[1:], side]
 
 
+@pytest.mark.second_lane
 def test_encoder_is_shared_and_unfrozen() -> None:
     network = ResNet(18, 0.125, cifar_stem=True)
     for layer in network.layers[:10]:
@@ -180,8 +198,13 @@ def test_segmenter_learns_what_it_sees() -> None:
 def test_no_pyramid_is_refused() -> None:
     with pytest.raises(UserError, match="feature maps of several resolutions"):
         pyramid_segmenter(make_encoder("mlp:16", image_size=16), side=16, num_classes=3)
+    # A scene is larger than the images of the pretraining.
+    for name in ("mlp:16", "NASNetMobile"):
+        with pytest.raises(UserError, match="takes 32 x 32 alone"):
+            pyramid_segmenter(make_encoder(name, image_size=32), side=96, num_classes=3)
 
 
+@pytest.mark.one_lane
 @pytest.mark.slow
 def test_both_networks_begin_alike_but_for_the_encoder() -> None:
     """The encoder that is given is as fresh as the other: drawn from the same seed."""
@@ -195,6 +218,7 @@ def test_both_networks_begin_alike_but_for_the_encoder() -> None:
 # The command.
 
 
+@pytest.mark.one_lane
 def test_every_source_of_an_encoder(
     command: Callable[..., str], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,17 +277,3 @@ def test_help_and_missing_arguments_import_no_tensorflow(
     done = run_module_without_tensorflow(tmp_path, module, *arguments)
     assert done.returncode == code and "--saved_model" in done.stdout + done.stderr
     assert "imported" not in done.stderr
-
-
-@pytest.mark.one_lane  # learning takes minutes; each part of it is compared on both lanes
-@pytest.mark.slow
-def test_pretraining_on_digits_beats_scratch(command: Callable[..., str], tmp_path: Path) -> None:
-    """A short pretraining, without labels, then few labelled scenes."""
-    settings = ["--preset=quickstart", "--train_split=train[:2000]", "--train_epochs=4",
-                "--nolineareval_while_pretraining", "--nolineareval_batch_norm",
-                "--lineareval_loss_weight=1", "--mode=train"]  # fmt: skip
-    assert train(["simclr-tf", *settings, f"--model_dir={tmp_path / 'run'}"]) == 0
-    said = command(f"--saved_model={tmp_path / 'run'}", "--scenes=50", "--steps=100",
-                   "--batch_size=8", "--test_scenes=20")  # fmt: skip
-    pretrained, scratch = map(float, re.findall(r"(\d\.\d+) (?:pretrained|from)", said))
-    assert pretrained > scratch + 0.05, said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from simclr_tf.models.resnet import ResNet
 from simclr_tf.optim.lars import LARS
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.simclr import SimCLR
-from tf_hub_export import check_images, export_saved_model
+from tf_hub_export import atomic, check_images, export_saved_model
 from tf_hub_export.input_contract import InputContract
 from tf_hub_export.signatures import make_signatures
 
@@ -231,18 +230,15 @@ def test_overwriting_keeps_the_old_until_the_new_is_complete(
         shutil.copytree(export, partial, dirs_exist_ok=True)
 
     monkeypatch.setattr(tf.saved_model, "save", write)
-    real = os.rename
 
-    def fail(source: str, target: str) -> None:
-        if target == str(path) and "old" not in os.path.basename(source):
-            raise OSError("disk gone")
-        real(source, target)
+    def fail(partial: str, path: str) -> None:
+        raise OSError("disk gone")
 
-    monkeypatch.setattr(os, "rename", fail)
-    with pytest.raises(OSError, match="disk gone"):
-        export_saved_model(exported[0], str(path), overwrite=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(atomic, "put_folder", fail)
+        with pytest.raises(OSError, match="disk gone"):
+            export_saved_model(exported[0], str(path), overwrite=True)
     assert (path / "old").exists() and [p.name for p in tmp_path.iterdir()] == ["module"]
-    monkeypatch.setattr(os, "rename", real)
     export_saved_model(exported[0], str(path), overwrite=True)
     assert not (path / "old").exists() and (path / "README.md").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["module"]
@@ -286,6 +282,21 @@ def test_classifier_and_other_encoders(tmp_path: Path) -> None:
     assert {"final_avg_pool", "proj_head_input", "proj_head_output", "logits_sup"} <= set(outputs)
     expected = classifier(images(2, 8))
     np.testing.assert_allclose(outputs["logits_sup"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_mode_is_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the call, which is saved in four ways, for three signatures and for the card."""
+    model = SimCLR(make_encoder("mlp:4", image_size=4), ProjectionHead("none"))
+    traced: list[bool] = []
+    hidden_layers = model.projection_head.hidden_layers
+
+    def counted(features: tf.Tensor, training: bool) -> list[tf.Tensor]:
+        traced.append(training)
+        return hidden_layers(features, training=training)
+
+    monkeypatch.setattr(model.projection_head, "hidden_layers", counted)
+    export_saved_model(model, str(tmp_path / "module"))
+    assert sorted(traced) == [False, True]
 
 
 def test_an_encoder_with_dropout(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from fresh_python import run_code
 from release_files import write_release_file
 from tensorflow import keras
+from tiny_tokens import token_model
 
 from simclr_tf.checkpoints.variables import model_variables
 from simclr_tf.models.encoders import make_encoder
@@ -150,6 +151,15 @@ def test_any_encoder_in_a_keras_file(tmp_path: Path, export: Any) -> None:
     np.testing.assert_allclose(
         module(images())["final_avg_pool"], encoder(images()), rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_model_of_other_inputs_is_refused(tmp_path: Path, capsys: Any) -> None:
+    token_model(augment=None).save(tmp_path / "tokens.keras")
+    arguments = [f"--checkpoint={tmp_path / 'tokens.keras'}", f"--export_dir={tmp_path / 'm'}"]
+    assert main(["tf_hub_export", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert "a SimCLR with input_kind='any'" in said and said.count("\n") == 1
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize("kind", [SimCLR, Classifier, Distiller])

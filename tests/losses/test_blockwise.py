@@ -18,7 +18,7 @@ from gpu_kernels import ops_without_gpu_kernel
 from peak_memory import last_number
 
 from simclr_tf.errors import UserError
-from simclr_tf.losses.blockwise import default_block_size
+from simclr_tf.losses.blocks import default_block_size
 from simclr_tf.losses.nt_xent import nt_xent
 
 

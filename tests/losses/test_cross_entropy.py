@@ -35,3 +35,17 @@ def test_supervised_loss_computes_in_float32():
 def test_supervised_loss_wrong_shapes():
     with pytest.raises(UserError, match="Expected labels .*received: "):
         supervised_loss(np.ones((3, 5), np.float32), np.ones((3, 4), np.float32))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_smoothing_and_weights_equal_the_formula(soft: bool):
+    rs = np.random.RandomState(4)
+    logits = rs.standard_normal((6, 3)).astype("float32")
+    ids = rs.randint(0, 3, 6)
+    rows = rs.dirichlet([1, 1, 1], 6).astype("float32") if soft else np.eye(3)[ids]
+    log_p = np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+    smoothed = 0.8 * rows + 0.2 / 3
+    weights = [0.5, 2.0, 1.0]
+    expected = -(smoothed * log_p).sum(1) * (rows @ weights)
+    found = supervised_loss(rows if soft else ids, logits, True, 0.2, weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

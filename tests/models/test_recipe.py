@@ -35,6 +35,8 @@ def test_settings_and_recipe_have_one_default_each() -> None:
         {"num_classes": None, "image_size": 224},
         {"proj_head_mode": "none"},
         {"proj_head_mode": "linear", "num_proj_layers": 1},
+        {"num_proj_layers": 2, "proj_hidden_dim": 24},
+        {"num_proj_layers": 4, "proj_hidden_dim": 24},
         {"num_proj_layers": 2, "resnet_depth": 50, "width_multiplier": 0.25, "sk_ratio": 0.25,
          "se_ratio": 0.25},
     ],
@@ -53,7 +55,7 @@ def test_every_value_reaches_the_model() -> None:
     settings = Config(
         train_mode="finetune", resnet_depth=18, width_multiplier=0.125, image_size=16,
         batch_norm_decay=0.5, proj_out_dim=8, num_proj_layers=2, ft_proj_selector=1,
-        fine_tune_after_block=2, weight_decay=0.25, seed=7,
+        fine_tune_after_block=2, weight_decay=0.25, seed=7, proj_hidden_dim=12,
     )  # fmt: skip
     recipe = Recipe.from_settings(settings.to_dict(), num_classes=5)
     model = build_model(recipe)
@@ -63,7 +65,10 @@ def test_every_value_reaches_the_model() -> None:
     }.items()  # fmt: skip
     assert model.projection_head.get_config().items() >= {
         "out_dim": 8, "num_layers": 2, "batch_norm_momentum": 0.5, "synchronized": True,
+        "hidden_dim": 12,
     }.items()  # fmt: skip
+    # The linear head reads the first layer: as wide as it says.
+    assert tuple(model.supervised_head.kernel.shape) == (12, 5)
     encoder = model.encoder.get_config()
     assert encoder["batch_norm_momentum"] == 0.5 and encoder["cifar_stem"]
     student = build_model(

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.one_lane
 GROUND = {"", "errors", "compat", "moved", "typing"}  # everyone's; '' is the package itself
 ROWS = (
     "files devices",
-    "images cli",
+    "images cli loggers",
     # What a view, a network, a loss, an optimizer, a data set is: none knows another.
     "augment models losses optim datasets",
     "training",
@@ -29,22 +29,24 @@ ROWS = (
     "features checkpoints evaluation config",
     "runs",
     "tf_hub_export",
-    "timing examples reports",
-    "run embed evaluate report import_release benchmark",
+    "timing examples reports sweeps",
+    "run embed evaluate report sweep import_release benchmark",
 )
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row.split()}
 HOME = Path(simclr_tf.__file__).parent
 # Commands: help and wrong arguments answer before TensorFlow is there.
-DOORS = ("run", "embed", "evaluate", "report", "import_release", "benchmark", "examples.retrieve",
-         "examples.segment", "tf_hub_export.__main__")  # fmt: skip
+DOORS = ("run", "embed", "evaluate", "report", "sweep", "import_release", "benchmark",
+         "examples.retrieve", "examples.verify", "examples.segment", "examples.detect",
+         "examples.speech", "examples.text", "examples.multimodal", "examples.compress",
+         "tf_hub_export.__main__")  # fmt: skip
 # What they ask about arguments before TensorFlow is there.
 LIGHT = ("files.outputs", "config", "features.store", "features.files", "features.projector",
-         "evaluation.protocols", "reports.record")  # fmt: skip
+         "evaluation.protocols", "reports.record", "loggers.names", "sweeps.sweeping")  # fmt: skip
 # Slow or optional: imported where they are used.
 LATE = {
     "keras_cv", "tensorflow_addons", "tensorflow_datasets", "tensorflow_hub", "sklearn",
     "matplotlib", "PIL", "scipy", "tensorboard", "tqdm", "pyarrow", "tf2onnx", "onnxruntime",
-    "altair", "vl_convert",
+    "altair", "vl_convert", "mlflow", "wandb", "optuna", "pycocotools",
 }  # fmt: skip
 
 

@@ -74,12 +74,12 @@ def test_a_run_is_measured_and_takes_the_same_steps(command: Command) -> None:  
 def test_early_stopping_keeps_the_best(command: Command) -> None:  # noqa: F811
     """Nothing is learned at a rate of zero: the first measurement stays the best."""
     arguments = ["--model_dir=run", "--mode=train_then_eval", *MEASURED, "--learning_rate=1e-12",
-                 "--train_steps=40", "--early_stopping=knn_top_1",
+                 "--train_steps=16", "--early_stopping=knn_top_1",
                  "--early_stopping_patience=2"]  # fmt: skip
     out = command(*arguments)
     best = Gain.of_folder("run")
     last = int(rows()[-1]["step"])
-    assert best.is_over and last < 40
+    assert best.is_over and last < 16
     assert f"Stopped at step {last}, knn_top_1 was best at step {best.best_step}" in out
     kept = {name.split(".")[0] for name in os.listdir("run/best") if name.startswith("ckpt")}
     assert kept == {f"ckpt-{best.best_step}"}
@@ -90,7 +90,7 @@ def test_early_stopping_keeps_the_best(command: Command) -> None:  # noqa: F811
         np.testing.assert_array_equal(value, step[name], name)
     # The same command again: it has ended; and so has one that follows it.
     out = command(*arguments)
-    assert f"Already trained to step {last} of 40" in out and len(rows()) * 2 == last
+    assert f"Already trained to step {last} of 16" in out and len(rows()) * 2 == last
     assert f"taking the weights of {os.path.join('run', 'best')}" in out
     # Other commands take the best too; so does one that followed the run, without its flags.
     assert StoredWeights("run").step == StoredWeights("run/best").step == best.best_step
@@ -102,8 +102,8 @@ def test_early_stopping_keeps_the_best(command: Command) -> None:  # noqa: F811
     # More patience: it goes on. Without early stopping the newest checkpoint is the run's again.
     out = command(*arguments[:-1], "--early_stopping_patience=3")
     assert "Training on" in out
-    command(*arguments[:-2], "--early_stopping=none", "--train_steps=42")
-    assert StoredWeights("run").step == 42
+    command(*arguments[:-2], "--early_stopping=none", "--train_steps=18")
+    assert StoredWeights("run").step == 18
 
 
 @pytest.mark.one_lane

@@ -102,6 +102,7 @@ def results(path: Path) -> dict[str, float]:
     return json.loads((path / "result.json").read_text())
 
 
+@pytest.mark.second_lane
 def test_labelled_images(tmp_path: Path, command: Callable[..., str]) -> None:
     for seed, name in enumerate(CLASSES):
         write_images(tmp_path / "photos" / name, 12, seed)
@@ -119,6 +120,7 @@ def test_labelled_images(tmp_path: Path, command: Callable[..., str]) -> None:
     assert len(found) == 2 and all("logits_sup" in names for names in found)
 
 
+@pytest.mark.one_lane
 def test_unlabelled_images_then_few_labels(tmp_path: Path, command: Callable[..., str]) -> None:
     """Pretraining on images without labels, fine-tuning on a folder of classes."""
     write_images(tmp_path / "all", 30, 0)

@@ -16,6 +16,7 @@ from tensorflow import keras
 
 from simclr_tf.checkpoints.loading import load_weights
 from simclr_tf.checkpoints.store import CheckpointStore
+from simclr_tf.config import Config
 from simclr_tf.devices.process_state import isolated
 from simclr_tf.devices.quiet import quiet_libraries
 from simclr_tf.errors import NotFiniteError, UserError
@@ -27,7 +28,9 @@ from simclr_tf.files.writers import Writer
 from simclr_tf.models.encoders import make_encoder
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.run import main
-from simclr_tf.runs.callbacks import StopOnNotFinite, Summaries
+from simclr_tf.runs.building import make_model
+from simclr_tf.runs.callbacks import Summaries
+from simclr_tf.runs.lost_steps import StopOnNotFinite
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.distiller import Distiller
 from simclr_tf.training.finite import failure
@@ -143,6 +146,13 @@ def test_a_run_stops_where_its_loss_is_nan(tmp_path: Path, capsys: Any) -> None:
     json.loads((folder / "flags.json").read_text(), parse_constant=pytest.fail)
 
 
+def test_a_run_that_skips_ends_where_it_can_only_skip(tmp_path: Path, capsys: Any) -> None:
+    given = [f"--model_dir={tmp_path}", "--learning_rate=1e30", "--train_steps=20", "--on_nan=skip"]
+    assert main(["simclr-tf", *TINY, "--mode=train", *given]) == 3
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "loss or gradient is NaN or infinite, 10 steps in a row" in line
+
+
 @pytest.mark.parametrize(
     ("train_mode", "policy", "advice"),
     [
@@ -186,6 +196,7 @@ def test_float16_may_skip_bad_losses_but_not_the_last(
     optimizer: Any = keras.optimizers.SGD(0.1)
     model.compile(keras.mixed_precision.LossScaleOptimizer(optimizer) if scaled else optimizer)
     stop = StopOnNotFinite(0, len(losses), lambda: "ckpt-0")
+    model.skip_non_finite = False
     stop.set_model(model)
     for step, loss in enumerate(losses, 1):
         if step == stops_at:
@@ -236,7 +247,7 @@ def test_nan_checkpoints_are_neither_written_nor_resumed_from(tmp_path: Path) ->
         store.save(0)
     store._step.assign(1)
     sick = store._manager.save(checkpoint_number=1)  # as an earlier version wrote it
-    assert store.newest_healthy() == (healthy, [sick])
+    assert store.newest_healthy() == (healthy, {sick: "NaN or infinity"})
     with pytest.raises(UserError, match="finite weights"):
         load_weights(model, sick)
 
@@ -295,3 +306,28 @@ def test_library_warnings_stay_away_from_users() -> None:
         assert warnings.showwarning is shown
         warn_from(np.__file__)
     assert len(seen) == 2
+
+
+def test_a_skipped_last_step_ends_no_run() -> None:
+    """Its weights are those of the step before; ten in a row end it, at the last step too."""
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1))
+    model.skip_non_finite, model.skipped_steps = True, 0
+    stop = StopOnNotFinite(0, 12, lambda: "ckpt-0")
+    stop.set_model(model)
+    stop.on_train_begin()
+    for step in range(1, 13):
+        skipped = float(step == 12)
+        stop.on_train_batch_end(0, {"loss": 1.0, "skipped_steps": skipped, "learning_rate": 0.1})
+    assert "1 step was skipped" in str(stop.line())
+
+
+def test_settings_of_views_and_gradients_reach_the_model() -> None:
+    config = Config(
+        dataset="mnist_5k", model_dir="run", encoder="mlp:4", image_size=8, gray_probability=0.1,
+        clip_gradients=0.5, on_nan="skip", proj_hidden_dim=6, num_proj_layers=2,
+    )  # fmt: skip
+    model = make_model(config, num_classes=2, num_examples=64, train_steps=4)
+    assert model.augment.options["gray_probability"] == 0.1
+    assert (model.clip_norm, model.skip_non_finite) == (0.5, True)
+    assert model.projection_head.dense_layers[0].units == 6

@@ -70,4 +70,5 @@ def comparable(config: Any) -> Any:
 
 
 METRICS = {"contrast_loss", "contrast_acc", "contrast_entropy", "supervised_loss",
-           "supervised_acc", "weight_decay", "total_loss", "learning_rate"}  # fmt: skip
+           "supervised_acc", "weight_decay", "total_loss", "learning_rate",
+           "gradient_norm"}  # fmt: skip

@@ -19,7 +19,7 @@ from simclr_tf.run import main
 
 TINY = [
     "--dataset=mnist_5k", "--train_split=train[:64]", "--eval_split=test[:32]", "--image_size=8",
-    "--encoder=mlp:16", "--proj_out_dim=8", "--num_proj_layers=2", "--augmentations=crop",
+    "--encoder=mlp:16", "--proj_out_dim=8", "--num_proj_layers=2", "--augmentations=flip",
     "--train_batch_size=16", "--eval_batch_size=16", "--train_steps=6", "--warmup_epochs=0",
     "--learning_rate=0.5", "--eval_baselines=never",
 ]  # fmt: skip

@@ -11,15 +11,21 @@ from simclr_tf import benchmark
 TINY = ["--seconds=0.01", "--batch_size=4"]
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["loss"], ["all at once", "blocks of 4"]),
+        pytest.param(
+            ["losses"],
+            ["nt_xent", "supcon", "generalized"],
+            marks=[pytest.mark.slow, pytest.mark.one_lane],
+        ),
         (["augment", "--image_size=8"], ["per image in tf.data", "batched, XLA", "for processors"]),
         pytest.param(
             ["step", "--image_size=8", "--width_multiplier=0.125", "--mixed_precision=bfloat16"],
             ["lean Keras, float32", "mixed_bfloat16", "matmul peak", "CPU: ", "parameters"],
-            marks=pytest.mark.slow,
+            marks=[pytest.mark.slow, pytest.mark.one_lane],
         ),
         pytest.param(
             ["input", "--image_size=8", "--width_multiplier=0.125"],

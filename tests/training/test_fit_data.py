@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -60,6 +61,20 @@ def flow(images: Any, labels: Any = None, size: int = 4) -> Any:
 FORMS: dict[str, Callable[..., Any]] = {
     "data set": data_set, "generator": generated, "sequence": Batches,
 }  # fmt: skip
+
+
+def test_data_whose_end_nobody_knows_are_no_reason_to_warn() -> None:
+    """As `evaluation_dataset` gives them: how many images can be read shows at the end."""
+    model = compiled(Classifier(encoder(), CLASSES, augment=identity))
+    images, labels = batch()
+    unknown = data_set(images, labels).filter(lambda image, label: True)
+    assert unknown.cardinality() == tf.data.UNKNOWN_CARDINALITY
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        model.fit(unknown, validation_data=unknown, verbose=0)
+        model.evaluate(unknown, verbose=0)
+        assert len(model.predict(unknown, verbose=0)) == len(images)
+    assert not [str(w.message) for w in warned if issubclass(w.category, UserWarning)]
 
 
 class TestForms:
@@ -183,6 +198,27 @@ class TestWhatAModelLacks:
                 getattr(classifier, call)(images, labels, **{name: weights})
         with pytest.raises(UserError, match="Sample weights"):
             classifier.fit(images, labels, validation_data=(images, labels, np.ones(8)))
+
+    @pytest.mark.parametrize("call", ["fit", "train_on_batch"])
+    def test_nothing_to_train(self, call: str) -> None:
+        model = compiled(Classifier(encoder(), CLASSES))
+        model.trainable = False
+        with pytest.raises(UserError, match="weights to train"):
+            getattr(model, call)(*batch())
+        model.evaluate(*batch(), verbose=0)
+
+    def test_parts_of_different_strategies(self, strategy: Any) -> None:
+        plain = encoder()
+        with strategy.scope():
+            mirrored = encoder()
+            of_two = Classifier(plain, CLASSES)
+            with pytest.raises(UserError, match="for 1 replicas in a model for 2"):
+                compiled(of_two)
+        of_one = Classifier(mirrored, CLASSES)
+        with pytest.raises(UserError, match="for 2 replicas in a model for 1"):
+            compiled(of_one)
+        for model in (of_one, of_two):
+            assert model.predict(batch()[0], verbose=0).shape[1] == CLASSES
 
     @pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
     def test_parts(self, call: str) -> None:

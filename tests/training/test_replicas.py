@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import split_cpu
+from conftest import split_cpu, use_fresh_collective_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow import keras
@@ -79,12 +78,10 @@ def element(kind: str, size: int) -> Any:
 def on_replicas() -> Callable[[int], tf.distribute.Strategy]:
     split_cpu()
     made: dict[int, tf.distribute.Strategy] = {1: tf.distribute.get_strategy()}
-    keys = itertools.count(500_000, 1000)
 
     def get(replicas: int) -> tf.distribute.Strategy:
         if replicas not in made:
-            # See conftest: groups of other sizes must not share their keys.
-            tf.distribute.MirroredStrategy._collective_key_base = next(keys)
+            use_fresh_collective_keys()
             devices = [f"CPU:{i}" for i in range(replicas)]
             made[replicas] = tf.distribute.MirroredStrategy(devices)
         return made[replicas]

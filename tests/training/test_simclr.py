@@ -63,6 +63,7 @@ class TestFit:
         assert history["total_loss"][0] == pytest.approx(parts, rel=1e-5)
         assert history["learning_rate"][0] == pytest.approx(0.25)
 
+    @pytest.mark.second_lane
     def test_weight_of_the_linear_heads_loss_scales_its_gradient_alone(self) -> None:
         moved = []
         for weight in (1.0, 0.25):
@@ -80,6 +81,7 @@ class TestFit:
         with pytest.raises(UserError, match="supervised_loss_weight > 0"):
             small_model(supervised_loss_weight=0)
 
+    @pytest.mark.one_lane
     def test_contrastive_loss_falls(self) -> None:
         # Images that differ in colour are easily told apart under crops.
         images = np.zeros((8, 16, 16, 3), "uint8") + np.random.RandomState(0).randint(

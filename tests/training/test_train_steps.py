@@ -1,4 +1,4 @@
-"""Whole training steps equal to the release's, on one, two and four replicas."""
+"""Whole training steps equal to the release's, on one and four replicas."""
 
 from __future__ import annotations
 
@@ -65,7 +65,6 @@ def run_steps(model: Any, batches: list[Any], strategy: Any = None) -> np.ndarra
     "strategy",
     [
         1,
-        pytest.param(2, marks=pytest.mark.slow),
         # test_replicas compares four with one on both lanes.
         pytest.param(4, marks=[pytest.mark.slow, pytest.mark.one_lane]),
     ],
