@@ -22,6 +22,7 @@ _ONLY = {
     "image_size": ("augment", "step", "input"),
     "mixed_precision": ("step",),
     "jit_compile": ("step",),
+    "profile": ("step",),
     "width_multiplier": ("step", "input"),
     "dataset": ("input",),
 }
@@ -54,7 +55,16 @@ def main(argv: list[str] | None = None) -> int:
         "--jit_compile", action="store_true", default=None, help="XLA for our step"
     )
     arguments.add_argument(
-        "--width_multiplier", type=float, help="of the ResNet-18 of step and input (default 1)"
+        "--profile",
+        action="store_true",
+        default=None,
+        help="of step: the time of each part of our step, beside what the machine allows",
+    )
+    arguments.add_argument(
+        "--depth", type=int, choices=(18, 34, 50, 101, 152, 200), help="of --profile (default 18)"
+    )
+    arguments.add_argument(
+        "--width_multiplier", type=float, help="of the ResNet of step and input (default 1)"
     )
     arguments.add_argument(
         "--dataset", help="of input; default: the embedded digits, then JPEG files of noise"
@@ -73,6 +83,10 @@ def _measure(given: argparse.Namespace) -> None:
                 f"Expected --{name} with WHAT={' or '.join(takers)} alone; received: "
                 f"{given.what}. Leave it out."
             )
+    if given.depth and not given.profile:
+        raise UserError(f"Expected --depth with --profile alone; received: {given.depth}.")
+    if given.jit_compile and given.profile:
+        raise UserError("Expected --profile without --jit_compile, which leaves no parts to time.")
     start_tensorflow()
     from simclr_tf.timing import compute
 
@@ -89,6 +103,12 @@ def _measure(given: argparse.Namespace) -> None:
         from simclr_tf.timing.input_pipeline import input_pipeline
 
         rows = input_pipeline(image_size, size, given.seconds, width, given.dataset)
+    elif given.profile:
+        from simclr_tf.timing.step_profile import profile_step
+
+        precision = given.mixed_precision or "none"
+        depth = given.depth or 18
+        rows = profile_step(depth, image_size, size, given.seconds, width, precision)
     else:
         rows = compute.training_step(
             image_size,

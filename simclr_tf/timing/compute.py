@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -22,43 +21,13 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import ResNet
 from simclr_tf.optim.lars import LARS
 from simclr_tf.timing.baseline_step import DIMENSIONS, make_baseline_step
+from simclr_tf.timing.peaks import Peaks, work_of
+from simclr_tf.timing.turns import BATCHES, in_turn, table
 from simclr_tf.training.simclr import SimCLR
 
 NUM_CLASSES = 10
-BATCHES = 8  # enough to make a pipeline's start negligible
 # As the release prepares ImageNet: sources are larger than the views by 10/7.
 _SOURCE = 10 / 7
-
-
-def in_turn(sides: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, np.ndarray]:
-    """Times several functions A B C A B C ..., so that changes of the machine's speed affect all.
-
-    Args:
-        sides: Name -> function; its result is waited for.
-        seconds: About how long each function is timed in all, for at least three rounds.
-
-    Returns:
-        Name -> quartiles of the seconds of one call, after one call that is not counted.
-    """
-    for function in sides.values():
-        wait_for(function())
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    while min(len(t) for t in times.values()) < 3 or sum(map(sum, times.values())) < seconds * len(
-        sides
-    ):
-        for name, function in sides.items():
-            start = time.perf_counter()
-            wait_for(function())
-            times[name].append(time.perf_counter() - start)
-    return {name: np.quantile(t, [0.25, 0.5, 0.75]) for name, t in times.items()}
-
-
-def wait_for(result: object) -> None:
-    """Returns once all tensors of a structure are computed."""
-    for tensor in tf.nest.flatten(result):
-        if tf.is_tensor(tensor):
-            # One number: copying a whole batch off the device must not be timed.
-            np.asarray(tf.reshape(tensor, [-1])[:1])
 
 
 def augmentation(image_size: int, batch_size: int, seconds: float) -> list[str]:
@@ -233,19 +202,26 @@ def training_step(
             "of simclr_tf in float32 (the baseline is float32)"
         )
     assert model is not None
-    work = 3 * 2 * batch_size * _forward_flops(model.encoder, image_size)
-    peak = _matmul_peak(seconds / 2)
-    share = work / times[name][1] / peak
-    lines.append(f"convolutions at {share:.0%} of the measured matmul peak, {peak / 1e9:.0f} GF/s")
+    work = work_of(model.encoder, model.trainable_variables, image_size, 2 * batch_size)
+    peaks = Peaks.measure(precision.policy_name(mixed_precision), seconds / 4)
+    share = (work.forward.operations + work.backward.operations) / times[name][1] / peaks.operations
+    lines.append(f"the encoder's products at {share:.0%} of the peak; {peaks.line()}")
     return lines
 
 
-def make_simclr(width_multiplier: float, image_size: int, mixed_precision: str = "none") -> SimCLR:
+def make_simclr(
+    width_multiplier: float,
+    image_size: int,
+    mixed_precision: str = "none",
+    depth: int = 18,
+    augment: SimCLRAugment | None = None,
+) -> SimCLR:
     """Returns our side of `training_step`, compiled, in the given type."""
     with isolated(precision.policy_name(mixed_precision)):
         model = SimCLR(
-            ResNet(18, width_multiplier, cifar_stem=image_size <= 32),
+            ResNet(depth, width_multiplier, cifar_stem=image_size <= 32),
             ProjectionHead(out_dim=DIMENSIONS),
+            augment=augment,
             num_classes=NUM_CLASSES,
         )
         optimizer = LARS(0.1, weight_decay=1e-6)
@@ -259,38 +235,3 @@ def make_simclr(width_multiplier: float, image_size: int, mixed_precision: str =
 def parameter_count(model: keras.Model) -> int:
     """Returns the number of trainable parameters."""
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
-
-
-def table(title: str, times: dict[str, np.ndarray], count: int, unit: str) -> list[str]:
-    """Returns one line a side: medians, quartiles in brackets, ratios to the first side."""
-    first = next(iter(times.values()))[1]
-    width = max(len(name) for name in times)
-    lines = [title]
-    for name, (low, median, high) in times.items():
-        lines.append(
-            f"  {name:{width}}  {count / median:10.1f} {unit}  {median * 1e3:9.1f} ms "
-            f"[{low * 1e3:.1f}, {high * 1e3:.1f}]  ratio {first / median:.2f}"
-        )
-    return lines
-
-
-def _forward_flops(encoder: keras.Model, image_size: int) -> float:
-    """Returns the floating-point operations of an encoder's convolutions for one image."""
-    sizes = keras.Model(
-        encoder.input,
-        [layer.output for layer in encoder.layers if isinstance(layer, keras.layers.Conv2D)],
-    )(tf.zeros([1, image_size, image_size, 3]))
-    kernels = [x.kernel for x in encoder.layers if isinstance(x, keras.layers.Conv2D)]
-    return float(
-        sum(
-            2 * np.prod(kernel.shape) * output.shape[1] * output.shape[2]
-            for kernel, output in zip(kernels, sizes, strict=True)
-        )
-    )
-
-
-def _matmul_peak(seconds: float, side: int = 2048) -> float:
-    """Returns float32 operations a second of a large matrix product."""
-    matrix = tf.ones([side, side])
-    product = tf.function(lambda: tf.matmul(matrix, matrix))
-    return 2 * side**3 / in_turn({"matmul": product}, seconds)["matmul"][1]

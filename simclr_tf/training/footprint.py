@@ -122,7 +122,7 @@ def _walk(graph: tf.Graph, holds_outputs: bool) -> Held:
         graph: What a step does.
         holds_outputs: Whether its outputs count; gradients of variables are counted elsewhere.
     """
-    operations = _needed(graph)
+    operations = needed_operations(graph)
     owner: dict[str, str] = {}  # tensor -> the tensor whose memory it shares
     last_reader: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -161,7 +161,7 @@ def _walk(graph: tf.Graph, holds_outputs: bool) -> Held:
     return Held(peak, kept, largest)
 
 
-def _needed(graph: tf.Graph) -> list[tf.Operation]:
+def needed_operations(graph: tf.Graph) -> list[tf.Operation]:
     """Returns what runs: what the outputs need; TensorFlow drops the rest."""
     needed = set()
     todo = [tensor.op for tensor in graph.outputs]

@@ -24,7 +24,7 @@ TINY = ["--seconds=0.01", "--batch_size=4"]
         (["augment", "--image_size=8"], ["per image in tf.data", "batched, XLA", "for processors"]),
         pytest.param(
             ["step", "--image_size=8", "--width_multiplier=0.125", "--mixed_precision=bfloat16"],
-            ["lean Keras, float32", "mixed_bfloat16", "matmul peak", "CPU: ", "parameters"],
+            ["lean Keras, float32", "mixed_bfloat16", "of the peak", "CPU: ", "parameters"],
             marks=[pytest.mark.slow, pytest.mark.one_lane],
         ),
         pytest.param(
@@ -53,6 +53,9 @@ def test_each_part_runs(arguments: list[str], words: list[str], capsys: Any) -> 
         (["augment", "--mixed_precision=bfloat16"], "WHAT=step alone"),
         (["input", "--jit_compile"], "WHAT=step alone"),
         (["augment", "--width_multiplier=0.5"], "WHAT=step or input alone"),
+        (["step", "--depth=50"], "--depth with --profile"),
+        (["loss", "--profile"], "WHAT=step alone"),
+        (["step", "--profile", "--jit_compile"], "without --jit_compile"),
         (["input", "--dataset=mnist_5k", "--batch_size=9999"], "smaller --batch_size"),
     ],
 )
