@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 
 from simclr_tf.cli import Arguments, run_command
 from simclr_tf.devices.quiet import start_tensorflow
@@ -14,16 +15,20 @@ _WHAT = {
     "step": "a training step of SimCLR against a lean Keras step of the same network",
     "loss": "NT-Xent in blocks against the plain form, forward and backward",
     "losses": "every contrastive loss against NT-Xent, forward and backward",
+    "growth": "time and memory of a step for batches of 64 to 8,192 on 1, 2 and 4 replicas",
     "input": "the input pipeline alone, and the share of the time that a step waits for it",
 }
 
 # Arguments that only some measurements take.
 _ONLY = {
-    "image_size": ("augment", "step", "input"),
+    "batch_size": ("augment", "input", "loss", "losses", "step"),
+    "seconds": ("augment", "input", "loss", "losses", "step"),
+    "image_size": ("augment", "step", "growth", "input"),
+    "batch_sizes": ("growth",),
     "mixed_precision": ("step",),
     "jit_compile": ("step",),
     "profile": ("step",),
-    "width_multiplier": ("step", "input"),
+    "width_multiplier": ("step", "growth", "input"),
     "dataset": ("input",),
 }
 
@@ -44,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         "--batch_size", type=int, help="images (default 256, step and input: 64, loss: 8192)"
     )
     arguments.add_argument(
-        "--seconds", type=float, default=5.0, help="about how long each side is timed (default 5)"
+        "--batch_sizes", type=_numbers, help="of growth, rising (default 64,256,1024,4096,8192)"
+    )
+    arguments.add_argument(
+        "--seconds", type=float, help="about how long each side is timed (default 5)"
     )
     arguments.add_argument(
         "--mixed_precision",
@@ -64,7 +72,9 @@ def main(argv: list[str] | None = None) -> int:
         "--depth", type=int, choices=(18, 34, 50, 101, 152, 200), help="of --profile (default 18)"
     )
     arguments.add_argument(
-        "--width_multiplier", type=float, help="of the ResNet of step and input (default 1)"
+        "--width_multiplier",
+        type=float,
+        help="of the ResNet of step and input (default 1) and growth",
     )
     arguments.add_argument(
         "--dataset", help="of input; default: the embedded digits, then JPEG files of noise"
@@ -72,7 +82,26 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(arguments, _measure, argv)
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    """Returns comma-separated numbers of images."""
+    try:
+        sizes = tuple(map(int, text.split(",")))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 4 or any(size % 4 for size in sizes):
+        raise argparse.ArgumentTypeError(
+            f"expected multiples of 4, as in 64,256 (four replicas share a batch); received: {text}"
+        )
+    return sizes
+
+
 def _measure(given: argparse.Namespace) -> None:
+    _check(given)
+    for row in _rows(given):
+        print(row, flush=True)
+
+
+def _check(given: argparse.Namespace) -> None:
     for name in ("image_size", "batch_size", "seconds", "width_multiplier"):
         value = getattr(given, name)
         if value is not None and not value > 0:
@@ -87,39 +116,36 @@ def _measure(given: argparse.Namespace) -> None:
         raise UserError(f"Expected --depth with --profile alone; received: {given.depth}.")
     if given.jit_compile and given.profile:
         raise UserError("Expected --profile without --jit_compile, which leaves no parts to time.")
+
+
+def _rows(given: argparse.Namespace) -> Iterable[str]:
+    """Measures what is asked for; returns lines, some as soon as they are measured."""
+    what, width = given.what, given.width_multiplier or 1.0
+    if what == "growth":  # in processes of its own
+        from simclr_tf.timing import growth
+
+        sizes = given.batch_sizes or growth.BATCHES
+        return growth.growth(sizes, given.image_size or 16, given.width_multiplier or 0.125)
     start_tensorflow()
     from simclr_tf.timing import compute
 
-    image_size, width = given.image_size or 32, given.width_multiplier or 1.0
-    default = {"step": 64, "input": 64, "loss": 8192}.get(given.what, 256)
-    size = given.batch_size or default
-    if given.what == "augment":
-        rows = compute.augmentation(image_size, size, given.seconds)
-    elif given.what == "loss":
-        rows = compute.loss(size, given.seconds)
-    elif given.what == "losses":
-        rows = compute.losses(size, given.seconds)
-    elif given.what == "input":
+    image_size, seconds = given.image_size or 32, given.seconds or 5.0
+    size = given.batch_size or {"step": 64, "input": 64, "loss": 8192}.get(what, 256)
+    if what == "augment":
+        return compute.augmentation(image_size, size, seconds)
+    if what in ("loss", "losses"):
+        return getattr(compute, what)(size, seconds)
+    if what == "input":
         from simclr_tf.timing.input_pipeline import input_pipeline
 
-        rows = input_pipeline(image_size, size, given.seconds, width, given.dataset)
-    elif given.profile:
+        return input_pipeline(image_size, size, seconds, width, given.dataset)
+    precision = given.mixed_precision or "none"
+    if given.profile:
         from simclr_tf.timing.step_profile import profile_step
 
-        precision = given.mixed_precision or "none"
-        depth = given.depth or 18
-        rows = profile_step(depth, image_size, size, given.seconds, width, precision)
-    else:
-        rows = compute.training_step(
-            image_size,
-            size,
-            given.seconds,
-            width_multiplier=width,
-            mixed_precision=given.mixed_precision or "none",
-            jit_compile=bool(given.jit_compile),
-        )
-    for row in rows:
-        print(row)
+        return profile_step(given.depth or 18, image_size, size, seconds, width, precision)
+    jit_compile = bool(given.jit_compile)
+    return compute.training_step(image_size, size, seconds, width, precision, jit_compile)
 
 
 if __name__ == "__main__":
