@@ -1,11 +1,12 @@
-"""Views without an accelerator: every stage compiled by XLA, view by view, on all cores.
+"""Views without an accelerator: compiled by XLA as a loop over views, a part of a batch per core.
 
 The batched form (`SimCLRAugment.apply` in one graph) suits GPUs. On a processor it is slow for
 three reasons: a dense resize multiplies mostly by zeros (all but four along each side); each image
 goes through every stage, also those that its draws leave out; and XLA runs a compiled function on
 one core. Here each view is cropped by itself, and coloured and blurred only where its parameters
-say so, while other cores work on other views. Small views are compiled as whole batches, a part per
-core.
+say so, while other cores work on other views. The loop is within the compiled function: views of
+224 pixels launched one by one, or stage by stage, take half as long again. Small views are compiled
+as whole batches, a part per core.
 
 A view is kept as (height, channels, width): its planes are contiguous for the colour operations,
 and blurring rows or columns is one matrix product either way, without a transposition.
@@ -26,7 +27,7 @@ from simclr_tf.augment.options import Options, blur_kernel_size
 from simclr_tf.devices.strategy import accelerated
 from simclr_tf.images import geometry, resizing
 
-# Up to this many pixels, a view costs less than launching its stages one by one.
+# Up to this many pixels, a whole batch in one stage costs less than a loop over its views.
 _SMALL = 64 * 64
 # Pixels along a side that are computed at a time; the matrix of each such band is narrow, as the
 # whole one is zero far from its diagonal.
@@ -96,7 +97,7 @@ def _in_pieces(
 
 
 class ViewStages:
-    """Makes the views of a batch one by one.
+    """Makes the views of a batch one by one, several such loops side by side.
 
     Args:
         options: Of the augmentation, as `check_options` returns them; 'crop' among the names.
@@ -113,16 +114,9 @@ class ViewStages:
         self.flips_in_crop = self.names[:1] == ["flip"]
         if self.flips_in_crop:
             self.names = self.names[1:]
-        # Each stage is its own function: fused into one, the early stages are computed repeatedly
-        # by the later ones (measured: 2 to 30 times slower).
-        self._crop = _compiled(self._cropped)
-        self._flip = _compiled(lambda view: view[:, :, ::-1])
-        self._gray = _compiled(_gray)
-        self._blur = _compiled(self._blurred)
-        self._jitter = [_compiled(self._jitter_step(operation)) for operation in range(4)]
-        self._finish = _compiled(lambda view: geometry.clip(tf.transpose(view, [0, 2, 1])))
         special = {"flip": self._flipped, "color": self._colored, "blur": self._sometimes_blurred}
         self._stages = [special.get(name) or self._planar(name) for name in self.names]
+        self._part = _compiled(self._part_of)
 
     def __call__(self, images: tf.Tensor, params: Params) -> tf.Tensor:
         """Returns float32 (N, height, width, C) in [0, 1].
@@ -131,33 +125,54 @@ class ViewStages:
             images: (N, H, W, C) of known height and width, uint8, uint16 or float in [0, 1].
             params: From `SimCLRAugment.draw`.
         """
-        height, width = self.options["size"]
-        return tf.map_fn(
-            lambda args: self._one(*args),
-            (images, dict(params)),
-            fn_output_signature=tf.TensorSpec([height, width, images.shape[-1]], tf.float32),
-            parallel_iterations=2 * (os.cpu_count() or 1),
+        count = images.shape[0]
+        # Views differ in what they take: two parts for each core even that out.
+        parts = min(2 * (os.cpu_count() or 1), count or 1 << 30)
+        # All parts are of one shape, so that one compilation serves them: the last may be too long.
+        views = tf.concat(
+            [self._part(images, dict(params), tf.constant(part), parts) for part in range(parts)], 0
         )
+        if count is None or count % parts:
+            views = views[: tf.shape(images)[0]]
+        return tf.ensure_shape(views, [count, *self.options["size"], images.shape[-1]])
+
+    def _part_of(self, images: tf.Tensor, params: Params, part: tf.Tensor, parts: int) -> tf.Tensor:
+        """Returns the views of one part of a batch: the first of `parts` is 0."""
+        height, width = self.options["size"]
+        count = tf.shape(images)[0]
+        size = -(-count // parts)
+
+        def add(number: tf.Tensor, views: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            at = tf.minimum(part * size + number, count - 1)
+            view = self._one(_row(images, at), {name: _row(x, at) for name, x in params.items()})
+            start = [number, 0, 0, 0]
+            return number + 1, gen_xla_ops.xla_dynamic_update_slice(views, view[tf.newaxis], start)
+
+        start = (tf.constant(0), tf.zeros(tf.stack([size, height, width, images.shape[-1]])))
+        return tf.while_loop(lambda number, views: number < size, add, start)[1]
 
     def _one(self, image: tf.Tensor, params: Params) -> tf.Tensor:
         rows, columns = image.shape[0], image.shape[1]
         canvas = tf.constant([rows, columns] * 2, tf.float32)
         box = params["box"] * (canvas / tf.tile(params["size"], [2]))
         flip = params["flip"] if self.flips_in_crop else tf.constant(False)
-        view = self._crop(image, box, flip)
+        view = self._cropped(image, box, flip)
         for stage in self._stages:
+            # Fused into one, early stages would be computed repeatedly by the later ones
+            # (measured: 2 to 30 times slower).
+            (view,) = gen_xla_ops.xla_optimization_barrier([view])
             view = stage(view, params)
-        return self._finish(view)
+        return geometry.clip(tf.transpose(view, [0, 2, 1]))
 
     def _flipped(self, view: tf.Tensor, params: Params) -> tf.Tensor:
-        return tf.cond(params["flip"], lambda: self._flip(view), lambda: view)
+        return tf.cond(params["flip"], lambda: view[:, :, ::-1], lambda: view)
 
     def _colored(self, view: tf.Tensor, params: Params) -> tf.Tensor:
         view = tf.cond(params["jitter"], lambda: self._jittered(view, params), lambda: view)
-        return tf.cond(params["gray"], lambda: self._gray(view), lambda: view)
+        return tf.cond(params["gray"], lambda: _gray(view), lambda: view)
 
     def _sometimes_blurred(self, view: tf.Tensor, params: Params) -> tf.Tensor:
-        return tf.cond(params["blur"], lambda: self._blur(view, params["sigma"]), lambda: view)
+        return tf.cond(params["blur"], lambda: self._blurred(view, params["sigma"]), lambda: view)
 
     def _planar(self, name: str) -> Callable[[tf.Tensor, Params], tf.Tensor]:
         """Returns the stage of an augmentation without a special form here."""
@@ -166,28 +181,22 @@ class ViewStages:
         def planar(view: tf.Tensor, params: Params) -> tf.Tensor:
             image = tf.transpose(view, [0, 2, 1])[tf.newaxis]
             image = geometry.clip(image) if operation.clips else image
-            return tf.transpose(operation.apply(image, params, self.options)[0], [0, 2, 1])
+            batch = {key: value[tf.newaxis] for key, value in params.items()}
+            return tf.transpose(operation.apply(image, batch, self.options)[0], [0, 2, 1])
 
-        stage = _compiled(planar)
-        return lambda view, params: stage(
-            view, {key: value[tf.newaxis] for key, value in params.items()}
-        )
+        return planar
 
     def _jittered(self, view: tf.Tensor, params: Params) -> tf.Tensor:
-        for k in range(4):
-            steps = [
-                lambda view=view, step=step, i=i: step(view, params["color"][i])
-                for i, step in enumerate(self._jitter)
-            ]
-            view = tf.switch_case(params["order"][k], steps)
-        return view
+        def step(k: tf.Tensor, view: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            steps = [lambda i=i: self._jitter_step(view, i, params["color"][i]) for i in range(4)]
+            return k + 1, tf.switch_case(_row(params["order"], k), steps)
 
-    def _jitter_step(self, operation: int) -> Callable[..., tf.Tensor]:
-        def step(view: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
-            done = color.jitter_planes(_planes(view), operation, amount, self.options["brightness"])
-            return tf.stack([plane[0] for plane in done], axis=1)
+        # A loop: four times four steps would take four times as long to compile.
+        return tf.while_loop(lambda k, view: k < 4, step, (tf.constant(0), view))[1]
 
-        return step
+    def _jitter_step(self, view: tf.Tensor, operation: int, amount: tf.Tensor) -> tf.Tensor:
+        done = color.jitter_planes(_planes(view), operation, amount, self.options["brightness"])
+        return tf.stack([plane[0] for plane in done], axis=1)
 
     def _cropped(self, image: tf.Tensor, box: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
         """Returns the crop `box` (y, x, height, width) of (H, W, C), resized: a view."""
@@ -246,6 +255,12 @@ def _planes(view: tf.Tensor) -> list[tf.Tensor]:
 
 def _gray(view: tf.Tensor) -> tf.Tensor:
     return tf.stack([color.luminance(_planes(view))[0]] * 3, axis=1)
+
+
+def _row(x: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """Returns x[number], where the number is a tensor."""
+    rest = x.shape[1:]
+    return _read(x, [number] + [0] * rest.rank, [1, *rest])[0]
 
 
 def _read(x: tf.Tensor, start: list[int | tf.Tensor], size: list[int]) -> tf.Tensor:

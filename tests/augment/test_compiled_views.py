@@ -131,13 +131,15 @@ def test_bands_are_the_whole_resize(size_in, size_out, flip):
 
 def test_one_compilation_serves_every_draw():
     """XLA takes the start of a tf.slice as a constant: a drawn one would be compiled each time."""
-    stages = compiled_views.ViewStages(SimCLRAugment(80).options)
-    image, box = images_of(1, 90, 90)[0], tf.constant([1.0, 2.0, 60.0, 70.0])
-    graph = stages._crop.get_concrete_function(image, box, tf.constant(True)).graph
-    slices = [op for op in graph.get_operations() if op.type == "Slice"]
-    assert [op.name for op in slices if op.inputs[1].op.type != "Const"] == []
-    reads = [op for op in graph.get_operations() if op.type == "XlaDynamicSlice"]
-    assert len(reads) == 2 * 3  # bands of 28 pixels, twice
+    stages = compiled_views.ViewStages(SimCLRAugment(80, augmentations="crop").options)
+    images, params = images_of(2, 90, 90), {"box": tf.zeros([2, 4]), "size": tf.ones([2, 2])}
+    part = stages._part.get_concrete_function(images, params, tf.constant(0), 2).graph
+    functions = part.as_graph_def().library.function
+    (loop,) = [f.node_def for f in functions if "body" in f.signature.name]
+    fixed = {node.name for node in loop if node.op == "Const"}
+    assert all(node.input[1].split(":")[0] in fixed for node in loop if node.op == "Slice")
+    reads = [node for node in loop if node.op == "XlaDynamicSlice"]
+    assert len(reads) == 3 + 2 * 3  # image and parameters; bands of 28 pixels, twice
 
 
 @pytest.mark.parametrize(
