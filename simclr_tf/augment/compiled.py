@@ -5,8 +5,7 @@ three reasons: a dense resize multiplies mostly by zeros (all but four along eac
 goes through every stage, also those that its draws leave out; and XLA runs a compiled function on
 one core. Here each view is cropped by itself, and coloured and blurred only where its parameters
 say so, while other cores work on other views. The loop is within the compiled function: views of
-224 pixels launched one by one, or stage by stage, take half as long again. Small views are compiled
-as whole batches, a part per core.
+224 pixels launched one by one, or stage by stage, take half as long again.
 
 A view is kept as (height, channels, width): its planes are contiguous for the colour operations,
 and blurring rows or columns is one matrix product either way, without a transposition.
@@ -27,7 +26,8 @@ from simclr_tf.augment.options import Options, blur_kernel_size
 from simclr_tf.devices.strategy import accelerated
 from simclr_tf.images import geometry, resizing
 
-# Up to this many pixels, a whole batch in one stage costs less than a loop over its views.
+# Up to this many pixels, views are compiled where that is asked for alone: it takes seconds, which
+# few steps do not win back.
 _SMALL = 64 * 64
 # Pixels along a side that are computed at a time; the matrix of each such band is narrow, as the
 # whole one is zero far from its diagonal.
@@ -54,53 +54,16 @@ def applies(options: Options, images: tf.Tensor, jit_compile: bool | None) -> bo
     return True
 
 
-def compiled(
-    options: Options, apply: Callable[[tf.Tensor, Params], tf.Tensor]
-) -> Callable[[tf.Tensor, Params], tf.Tensor]:
-    """Returns the compiled form of an augmentation.
-
-    Args:
-        options: of the augmentation, as `check_options` returns them.
-        apply: its batched form, `apply(images, params)`.
-
-    Returns:
-        A function of the same arguments with the same result up to rounding.
-    """
-    if _is_small(options) or "crop" not in options["names"]:
-        return _in_pieces(apply)
-    return ViewStages(options)
-
-
 def _is_small(options: Options) -> bool:
     height, width = options["size"]
     return height * width <= _SMALL
-
-
-def _in_pieces(
-    function: Callable[[tf.Tensor, Params], tf.Tensor],
-) -> Callable[[tf.Tensor, Params], tf.Tensor]:
-    """Compiles a function of a batch; cuts each batch into as many equal pieces as cores."""
-    one = _compiled(function)
-
-    def of_pieces(images: tf.Tensor, params: Params) -> tf.Tensor:
-        count, pieces = images.shape[0], os.cpu_count() or 1
-        if count is None or count % pieces:
-            return one(images, dict(params))
-        size = count // pieces
-        parts = [slice(low, low + size) for low in range(0, count, size)]
-        return tf.concat(
-            [one(images[at], {name: value[at] for name, value in params.items()}) for at in parts],
-            axis=0,
-        )
-
-    return of_pieces
 
 
 class ViewStages:
     """Makes the views of a batch one by one, several such loops side by side.
 
     Args:
-        options: Of the augmentation, as `check_options` returns them; 'crop' among the names.
+        options: Of the augmentation, as `check_options` returns them.
 
     Example:
         >>> stages = ViewStages(augment.options)
@@ -111,7 +74,8 @@ class ViewStages:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.names = [name for name in options["names"] if name != "crop"]
-        self.flips_in_crop = self.names[:1] == ["flip"]
+        self.crops = "crop" in options["names"]
+        self.flips_in_crop = self.crops and self.names[:1] == ["flip"]
         if self.flips_in_crop:
             self.names = self.names[1:]
         special = {"flip": self._flipped, "color": self._colored, "blur": self._sometimes_blurred}
@@ -152,17 +116,26 @@ class ViewStages:
         return tf.while_loop(lambda number, views: number < size, add, start)[1]
 
     def _one(self, image: tf.Tensor, params: Params) -> tf.Tensor:
-        rows, columns = image.shape[0], image.shape[1]
-        canvas = tf.constant([rows, columns] * 2, tf.float32)
-        box = params["box"] * (canvas / tf.tile(params["size"], [2]))
-        flip = params["flip"] if self.flips_in_crop else tf.constant(False)
-        view = self._cropped(image, box, flip)
+        view = self._start(image, params)
         for stage in self._stages:
             # Fused into one, early stages would be computed repeatedly by the later ones
             # (measured: 2 to 30 times slower).
             (view,) = gen_xla_ops.xla_optimization_barrier([view])
             view = stage(view, params)
         return geometry.clip(tf.transpose(view, [0, 2, 1]))
+
+    def _start(self, image: tf.Tensor, params: Params) -> tf.Tensor:
+        """Returns the crop of an image, or the whole of it, in the size of the views."""
+        rows, columns = image.shape[0], image.shape[1]
+        canvas = tf.constant([rows, columns] * 2, tf.float32)
+        if self.crops:
+            box = params["box"] * (canvas / tf.tile(params["size"], [2]))
+            flip = params["flip"] if self.flips_in_crop else tf.constant(False)
+            return self._cropped(image, box, flip)
+        if (rows, columns) == self.options["size"]:
+            return tf.transpose(geometry.to_float(image), [0, 2, 1])
+        whole = canvas * tf.constant([0.0, 0.0, 1.0, 1.0])
+        return self._cropped(image, whole, tf.constant(False))
 
     def _flipped(self, view: tf.Tensor, params: Params) -> tf.Tensor:
         return tf.cond(params["flip"], lambda: view[:, :, ::-1], lambda: view)

@@ -233,7 +233,7 @@ class SimCLRAugment(keras.layers.Layer):
         images = tf.convert_to_tensor(images)
         if params and compiled.applies(self.options, images, self.jit_compile):
             if self._compiled is None:
-                self._compiled = compiled.compiled(self.options, self._apply_to_all)
+                self._compiled = compiled.ViewStages(self.options)
             return self._compiled(images, params)
         return self._apply_to_all(images, params)
 

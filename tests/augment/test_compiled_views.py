@@ -70,8 +70,13 @@ def test_large_views_of_canvases():
 
 
 @pytest.mark.parametrize("count", [8, 7])
-def test_small_views_in_pieces(count):
+def test_small_views(count):
     assert_equal(*both(images_of(count, 36, 36), image_size=32))
+
+
+@pytest.mark.parametrize("side", [32, 36])
+def test_views_without_a_crop(side):
+    assert_equal(*both(images_of(3, side, side), image_size=32, augmentations="flip,color"))
 
 
 def test_batches_of_any_size():
