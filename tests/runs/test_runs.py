@@ -120,6 +120,7 @@ def test_a_block_leaves_seed_and_policy_as_they_were() -> None:
     assert draws() == expected
 
 
+@pytest.mark.second_lane
 def test_runs_in_one_process_are_alike(tmp_path: Path) -> None:
     keras.mixed_precision.set_global_policy("float32")
     for name in ("first", "second", "third"):
@@ -146,6 +147,7 @@ def test_a_run_stops_where_its_loss_is_nan(tmp_path: Path, capsys: Any) -> None:
     json.loads((folder / "flags.json").read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.one_lane
 def test_a_run_that_skips_ends_where_it_can_only_skip(tmp_path: Path, capsys: Any) -> None:
     given = [f"--model_dir={tmp_path}", "--learning_rate=1e30", "--train_steps=20", "--on_nan=skip"]
     assert main(["simclr-tf", *TINY, "--mode=train", *given]) == 3
@@ -216,6 +218,7 @@ def test_what_is_not_finite_stays_out_of_the_tables(tmp_path: Path) -> None:
     assert lines == ["step,contrast_loss,learning_rate", "1,,0.25", "2,0.5,0.25", "3,,0.25"]
 
 
+@pytest.mark.second_lane
 def test_steps_that_move_nothing_are_said(tmp_path: Path, capsys: Any) -> None:
     """Finite losses whose gradients overflow float16: the run ends well, and says so."""
     given = [f"--model_dir={tmp_path}", "--mode=train", "--train_steps=3", "--temperature=1e-9"]

@@ -75,7 +75,9 @@ class TestDevices:
         ("encoder", "views"),
         [
             (small_encoder, "crop,flip,color,blur"),
-            pytest.param(small_resnet, "crop,flip", marks=pytest.mark.slow),
+            pytest.param(
+                small_resnet, "crop,flip", marks=[pytest.mark.slow, pytest.mark.second_lane]
+            ),
         ],
     )
     def test_the_whole_step_compiles(self, encoder: Any, views: str) -> None:
