@@ -14,7 +14,7 @@ _WHAT = {
     "step": "a training step of SimCLR against a lean Keras step of the same network",
     "loss": "NT-Xent in blocks against the plain form, forward and backward",
     "losses": "every contrastive loss against NT-Xent, forward and backward",
-    "input": "the input pipeline alone, and the share of the time that a step waits for it",
+    "input": "the input pipeline against plain tf.data, and how long a step waits for either",
 }
 
 # Arguments that only some measurements take.
@@ -24,6 +24,7 @@ _ONLY = {
     "jit_compile": ("step",),
     "width_multiplier": ("step", "input"),
     "dataset": ("input",),
+    "images": ("input",),
 }
 
 
@@ -59,11 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--dataset", help="of input; default: the embedded digits, then JPEG files of noise"
     )
+    arguments.add_argument(
+        "--images", type=int, help="of input: so many of those JPEG files, without the digits"
+    )
     return run_command(arguments, _measure, argv)
 
 
 def _measure(given: argparse.Namespace) -> None:
-    for name in ("image_size", "batch_size", "seconds", "width_multiplier"):
+    for name in ("image_size", "batch_size", "seconds", "width_multiplier", "images"):
         value = getattr(given, name)
         if value is not None and not value > 0:
             raise UserError(f"Expected --{name} above 0; received: {value}.")
@@ -73,6 +77,10 @@ def _measure(given: argparse.Namespace) -> None:
                 f"Expected --{name} with WHAT={' or '.join(takers)} alone; received: "
                 f"{given.what}. Leave it out."
             )
+    if given.images is not None and given.dataset is not None:
+        raise UserError(
+            "Expected --images, files made here, or --dataset; received: both. Leave one out."
+        )
     start_tensorflow()
     from simclr_tf.timing import compute
 
@@ -86,9 +94,10 @@ def _measure(given: argparse.Namespace) -> None:
     elif given.what == "losses":
         rows = compute.losses(size, given.seconds)
     elif given.what == "input":
-        from simclr_tf.timing.input_pipeline import input_pipeline
+        from simclr_tf.timing.input_pipeline import Timing, input_pipeline
 
-        rows = input_pipeline(image_size, size, given.seconds, width, given.dataset)
+        timing = Timing(image_size, size, given.seconds, width)
+        rows = input_pipeline(timing, given.dataset, given.images)
     else:
         rows = compute.training_step(
             image_size,
