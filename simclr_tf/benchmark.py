@@ -16,7 +16,7 @@ _WHAT = {
     "loss": "NT-Xent in blocks against the plain form, forward and backward",
     "losses": "every contrastive loss against NT-Xent, forward and backward",
     "growth": "time and memory of a step for batches of 64 to 8,192 on 1, 2 and 4 replicas",
-    "input": "the input pipeline alone, and the share of the time that a step waits for it",
+    "input": "the input pipeline against plain tf.data, and how long a step waits for either",
 }
 
 # Arguments that only some measurements take.
@@ -30,6 +30,7 @@ _ONLY = {
     "profile": ("step",),
     "width_multiplier": ("step", "growth", "input"),
     "dataset": ("input",),
+    "images": ("input",),
 }
 
 
@@ -79,6 +80,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--dataset", help="of input; default: the embedded digits, then JPEG files of noise"
     )
+    arguments.add_argument(
+        "--images", type=int, help="of input: so many of those JPEG files, without the digits"
+    )
     return run_command(arguments, _measure, argv)
 
 
@@ -102,7 +106,7 @@ def _measure(given: argparse.Namespace) -> None:
 
 
 def _check(given: argparse.Namespace) -> None:
-    for name in ("image_size", "batch_size", "seconds", "width_multiplier"):
+    for name in ("image_size", "batch_size", "seconds", "width_multiplier", "images"):
         value = getattr(given, name)
         if value is not None and not value > 0:
             raise UserError(f"Expected --{name} above 0; received: {value}.")
@@ -112,6 +116,10 @@ def _check(given: argparse.Namespace) -> None:
                 f"Expected --{name} with WHAT={' or '.join(takers)} alone; received: "
                 f"{given.what}. Leave it out."
             )
+    if given.images is not None and given.dataset is not None:
+        raise UserError(
+            "Expected --images, files made here, or --dataset; received: both. Leave one out."
+        )
     if given.depth and not given.profile:
         raise UserError(f"Expected --depth with --profile alone; received: {given.depth}.")
     if given.jit_compile and given.profile:
@@ -136,9 +144,10 @@ def _rows(given: argparse.Namespace) -> Iterable[str]:
     if what in ("loss", "losses"):
         return getattr(compute, what)(size, seconds)
     if what == "input":
-        from simclr_tf.timing.input_pipeline import input_pipeline
+        from simclr_tf.timing.input_pipeline import Timing, input_pipeline
 
-        return input_pipeline(image_size, size, seconds, width, given.dataset)
+        timing = Timing(image_size, size, seconds, width)
+        return input_pipeline(timing, given.dataset, given.images)
     precision = given.mixed_precision or "none"
     if given.profile:
         from simclr_tf.timing.step_profile import profile_step

@@ -30,9 +30,12 @@ def check_setting(field: dataclasses.Field[object], value: Any) -> None:
     name, kind = field.name, kind_of(field)
     if value is None and "None" in str(field.type):
         return
-    types = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
+    types = {
+        "bool": (bool,), "int": (int,), "float": (int, float), "str": (str,),
+        "bool | str": (bool, str),
+    }  # fmt: skip
     # bool is a subclass of int: True is not a number of epochs.
-    if not isinstance(value, types[kind]) or (isinstance(value, bool) and kind != "bool"):
+    if not isinstance(value, types[kind]) or (isinstance(value, bool) and "bool" not in kind):
         raise UserError(f"Expected {name} to be of type {kind}; received: {value!r}.")
     _check_size(name, kind, value)
     choices = field.metadata["choices"]
@@ -63,7 +66,7 @@ def _check_size(name: str, kind: str, value: Any) -> None:
         raise UserError(
             f"Expected {name} to be a number of at most 64 bits; received: {digits}. Pass less."
         )
-    if kind == "str":
+    if isinstance(value, str):
         try:
             is_name = b"\0" not in os.fsencode(value)
         except UnicodeEncodeError:
@@ -121,6 +124,11 @@ def _check_run(config: Settings) -> None:
         raise UserError(
             "Expected train_batch_size >= 2 while pretraining (an image is compared with the "
             f"others of its batch); received: {config.train_batch_size}."
+        )
+    if config.cache_dir is not None and config.cache_dataset != "disk":
+        raise UserError(
+            "Expected --cache_dataset=disk with --cache_dir; received: "
+            f"cache_dataset={config.cache_dataset}. Pass both."
         )
     if config.workers is not None and config.strategy not in ("auto", "multiworker"):
         raise UserError(

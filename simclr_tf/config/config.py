@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from simclr_tf.config.checks import check_setting, check_together
@@ -110,8 +110,32 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         if kind == "str" and choices:
             default = cast("str | None", field.default)
             flags.DEFINE_enum(field.name, default, choices, text, flag_values=flag_values)
+        elif kind == "bool | str":
+            words = [choice for choice in choices if isinstance(choice, str)]
+            flag = flags.Flag(
+                _switch_parser(words), None, field.name, field.default, text, boolean=True
+            )
+            flags.DEFINE_flag(flag, flag_values)
         else:
             define[kind](field.name, field.default, text, flag_values=flag_values)
+
+
+def _switch_parser(words: Sequence[str]) -> flags.ArgumentParser:
+    """Returns the parser of a switch that takes words too."""
+    from absl import flags
+
+    switch = flags.BooleanParser()
+
+    class Parser(flags.ArgumentParser):  # type: ignore[type-arg]
+        enum_values = ("true", "false", *words)  # for messages
+
+        def parse(self, argument: Any) -> bool | str:
+            return argument if argument in words else switch.parse(argument)
+
+        def flag_type(self) -> str:
+            return "switch"
+
+    return Parser()
 
 
 def unsaid(earlier: Mapping[str, object]) -> dict[str, Any]:

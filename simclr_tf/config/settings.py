@@ -16,6 +16,7 @@ from simclr_tf.loggers.names import LOGGERS, NONE
 from simclr_tf.losses.names import NEGATIVES, NT_XENT, OPTIONS, PENALTIES, PRIORS, SIMILARITIES
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
+CACHES: tuple[bool | str, ...] = (False, True, "memory", "disk")
 ONLINE_FIGURES = ("knn_top_1", "effective_rank", "spread", "uniformity")
 
 Value: TypeAlias = bool | int | float | str | None
@@ -139,7 +140,15 @@ class Settings:
         "largest that their bits can hold.", at_least=0, below=1 << 16,
     )  # fmt: skip
     image_size: int = _flag(224, "Data", "Side of the square image that the model sees.", above=0)
-    cache_dataset: bool = _flag(False, "Data", "Keep the decoded data set in memory.", run=True)
+    cache_dataset: bool | str = _flag(
+        False, "Data", "Decode each image once and keep it: in memory (alone, True or memory), or, "
+        "where that is too small, on disk, in a file that later runs use too.", run=True,
+        choices=CACHES,
+    )  # fmt: skip
+    cache_dir: str | None = _flag(
+        None, "Data", "Folder of the files of --cache_dataset=disk. None: simclr_tf in "
+        "$XDG_CACHE_HOME or ~/.cache.", run=True,
+    )  # fmt: skip
     on_bad_image: str = _flag(
         "skip", "Data", "A file that is no image: name, count and skip it, or stop.",
         run=True, choices=("skip", "fail"),
@@ -449,5 +458,5 @@ class Settings:
 
 
 def kind_of(field: dataclasses.Field[object]) -> str:
-    """Returns a setting's type, `bool`, `int`, `float` or `str`, from its annotation."""
+    """Returns a setting's type by its annotation: bool, int, float, str or `bool | str`."""
     return str(field.type).removesuffix(" | None")

@@ -38,22 +38,9 @@ def in_memory(source: ImageSource, canvas: int | None = None) -> InMemorySource:
     """
     if isinstance(source, InMemorySource):
         return source
-    if source.num_examples is None:
-        raise UserError(
-            f"Expected a data set of known length to cache; received: '{source.name}', whose "
-            "length is unknown. Pass num_examples, or do not cache."
-        )
+    data = decoded_examples(source, canvas)
     logging.info("Decoding %d images of '%s' into memory ...", source.num_examples, source.name)
     started = time.monotonic()
-
-    def load(key: Key) -> dict[str, tf.Tensor]:
-        min_side = None if canvas is None else 2 * canvas
-        example = source.decode(key, min_side=min_side)
-        if canvas is not None:
-            example["image"] = squash(example["image"], canvas)
-        return example
-
-    data = source.ordered_keys().map(load, tf.data.AUTOTUNE, deterministic=True)
     images, labels, sizes = _collect(source, data)
     logging.info("... done in %.1f s.", time.monotonic() - started)
     cached = InMemorySource(
@@ -67,6 +54,40 @@ def in_memory(source: ImageSource, canvas: int | None = None) -> InMemorySource:
     )
     cached.bad_images = source.bad_images
     return cached
+
+
+def decoded_examples(source: ImageSource, canvas: int | None) -> tf.data.Dataset:
+    """Returns all images, decoded in parallel, in the fixed order; unreadable ones are not 'ok'.
+
+    Args:
+        source: the images.
+        canvas: squash them to this side; None keeps them.
+
+    Returns:
+        Elements as of `ImageSource.decode`.
+
+    Raises:
+        UserError: their number is unknown.
+    """
+    if source.num_examples is None:
+        raise UserError(
+            f"Expected a data set of known length to cache; received: '{source.name}', whose "
+            "length is unknown. Pass num_examples, or do not cache."
+        )
+
+    def load(key: Key) -> dict[str, tf.Tensor]:
+        min_side = None if canvas is None else 2 * canvas
+        example = source.decode(key, min_side=min_side)
+        if canvas is not None:
+            example["image"] = squash(example["image"], canvas)
+        return example
+
+    return source.ordered_keys().map(load, tf.data.AUTOTUNE, deterministic=True)
+
+
+def none_readable(source: ImageSource) -> UserError:
+    """Returns the error of a source without any image that can be decoded."""
+    return UserError(f"Expected readable images in '{source.name}'; received: none.")
 
 
 def _collect(
@@ -109,7 +130,7 @@ def _collect(
             if source.labelled:
                 labels.append(example["label"])
     if not sizes:
-        raise UserError(f"Expected readable images in '{source.name}'; received: none.")
+        raise none_readable(source)
     if whole is None and len({image.shape for image in images}) == 1:
         whole = np.empty([len(images), *images[0].shape], images[0].dtype)
         for index in range(len(images)):

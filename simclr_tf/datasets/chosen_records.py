@@ -73,6 +73,10 @@ class ChosenRecords(IndexedSource):
         labels = self._whole.read_labels()[self._positions]
         return labels if self._shown is None else np.where(self._shown.numpy(), labels, -1)
 
+    def image_key(self, *said: object) -> str | None:
+        """Returns a checksum of the whole data set's files and of which records are chosen."""
+        return self._whole.image_key(*said, self._positions.tolist())
+
     def subset(self, positions: np.ndarray) -> ChosenRecords:
         """Returns a source of some of these records, which are not read again."""
         chosen = ChosenRecords(self._whole, self._positions[positions], self._record_bytes)

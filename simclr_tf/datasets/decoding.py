@@ -139,7 +139,9 @@ def decode_file(
         image.load()
         # Asked again after loading: a PNG may carry its EXIF block behind the pixels.
         size = (width, height) if _is_quarter_turn(image) else (height, width)
-        upright = ImageOps.exif_transpose(image)
+        # Both of Pillow's calls here would copy an image that they leave as it is.
+        turned = image.getexif().get(_ORIENTATION_TAG, 1) != 1
+        upright = ImageOps.exif_transpose(image) if turned else image
         colours = _to_rgb(upright, image.format)
         alpha = None if transparent == "keep" else _alpha(upright, image.info, depth)
         if alpha is not None:
@@ -203,7 +205,7 @@ def _to_rgb(image: PILImage.Image, file_format: str | None) -> np.ndarray:
         image = image.convert(_PREMULTIPLIED[image.mode])
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # a palette's transparency is only understood this way
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _alpha(

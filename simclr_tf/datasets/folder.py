@@ -13,6 +13,7 @@ from absl import logging
 
 from simclr_tf.datasets import decoding
 from simclr_tf.datasets.folder_walk import left_out_line
+from simclr_tf.datasets.image_key import image_key
 from simclr_tf.datasets.layout import Layout, select
 from simclr_tf.datasets.positions import only_at
 from simclr_tf.datasets.records import RecordFiles
@@ -134,7 +135,7 @@ class FolderSource(IndexedSource):
         self._white_level = white_level
         self._opener: decoding.OpensImages = opener or decoding.open_regular
         for path, reason in damaged:
-            self._bad(path, reason)
+            self._note_bad_image(path, reason)
         sizes = self._check(paths)
         good = [i for i, size in enumerate(sizes) if size is not None]
         self._require_readable(labels, good, len(paths))
@@ -174,7 +175,7 @@ class FolderSource(IndexedSource):
         sizes: list[tuple[int, int, int] | None] = []
         for path, result in zip(paths, results, strict=True):
             if isinstance(result, decoding.BadImageError):
-                self._bad(path, str(result))
+                self._note_bad_image(path, str(result))
                 sizes.append(None)
             else:
                 sizes.append(result)
@@ -204,7 +205,7 @@ class FolderSource(IndexedSource):
                 f"received: only unreadable files in {names}. Replace them, or leave the class out."
             )
 
-    def _bad(self, path: str, reason: str) -> None:
+    def _note_bad_image(self, path: str, reason: str) -> None:
         """Skips a file, or stops on it; the caller then finds the error in `self.error`."""
         if self._on_bad_image == "fail":
             self.bad_images.append((path, reason))
@@ -213,7 +214,7 @@ class FolderSource(IndexedSource):
                 "Leave the file out or pass --on_bad_image=skip."
             )
             raise self.error
-        self._note_bad_image(path, reason)
+        super()._note_bad_image(path, reason)
 
     def decode(
         self, key: tf.Tensor, *, min_side: int | None = None, replace_bad: bool = False
@@ -265,6 +266,12 @@ class FolderSource(IndexedSource):
         """Returns the files that hold the images or say which there are."""
         return [*self.described_by, *(self.paths if self._records is None else self._records.files)]
 
+    def image_key(self, *said: object) -> str | None:
+        """Returns a checksum of the files and of how they are decoded."""
+        how = (self._transparent, self._white_level, self._channels)
+        files = self.paths if self._records is None else self._records.files
+        return image_key((*said, how, *map(os.path.abspath, self.paths)), files)
+
     def _load(
         self, first: int, min_side: int | None, replace_bad: bool
     ) -> tuple[np.ndarray, np.ndarray, np.int64, np.bool_]:
@@ -284,7 +291,7 @@ class FolderSource(IndexedSource):
                     self.flat_images.add(path)
                 return image, np.array(size, np.int32), np.int64(index), np.bool_(True)
             except decoding.BadImageError as error:
-                self._bad(path, str(error))
+                self._note_bad_image(path, str(error))
         if replace_bad:
             self.error = UserError(
                 f"Expected readable images in '{self.name}'; received: none, all "

@@ -53,10 +53,10 @@ class InMemorySource(IndexedSource):
         for part in [images] if stacked else images:
             pixel_values.check_values(part)
         if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-            images = images.astype(np.float32)
+            images = images.astype(np.float32, copy=False)
         # Kept as NumPy arrays: tf.data copies a tensor that its functions read, once for each
         # pipeline, and it may not fit on a device.
-        self._images = images if stacked else list(images)
+        self._images = images
         with tf.device("CPU:0"):
             self._labels = None if labels is None else tf.constant(labels, tf.int64)
             self._sizes = None if sizes is None else tf.constant(sizes, tf.int32)
@@ -79,7 +79,7 @@ class InMemorySource(IndexedSource):
     def _at(self, key: np.ndarray) -> np.ndarray:
         """Returns the image of one index, or the images of a vector of indices."""
         if isinstance(self._images, np.ndarray):
-            return self._images[key]
+            return np.take(self._images, key, axis=0)
         return self._images[int(key)]
 
     def _read_labels(self) -> np.ndarray:
@@ -90,15 +90,19 @@ class InMemorySource(IndexedSource):
         """Returns a source of only the images at these positions."""
         chosen = copy.copy(self)
         chosen.num_examples = len(positions)
-        if isinstance(self._images, np.ndarray):
-            chosen._images = self._images[positions]
-        else:
-            chosen._images = [self._images[i] for i in positions]
+        chosen._choose_images(positions)
         with tf.device("CPU:0"):
             for name in ("_labels", "_sizes"):
                 values = getattr(self, name)
                 setattr(chosen, name, None if values is None else tf.gather(values, positions))
         return chosen
+
+    def _choose_images(self, positions: np.ndarray) -> None:
+        """Keeps only the images at these positions."""
+        if isinstance(self._images, np.ndarray):
+            self._images = self._images[positions]
+        else:
+            self._images = [self._images[i] for i in positions]
 
     def hide_labels(self, shown: np.ndarray) -> InMemorySource:
         """Returns a source of the same images whose labels are -1 but at these positions."""

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from simclr_tf.datasets.cache import in_memory
 from simclr_tf.datasets.canvas import host_size, squash
+from simclr_tf.datasets.disk_cache import OnDisk, on_disk
 from simclr_tf.datasets.shuffling import balanced_order
 from simclr_tf.datasets.source import ImageSource, IndexedSource, Key
 from simclr_tf.errors import UserError
@@ -31,7 +32,7 @@ def training_dataset(
     image_size: int,
     seed: int,
     start_example: int = 0,
-    cache: bool = False,
+    cache: bool | str | OnDisk = False,
     shuffle: bool = True,
     shuffle_buffer_bytes: int = 1 << 30,
     host_transform: HostTransform | None = None,
@@ -48,8 +49,9 @@ def training_dataset(
         seed: draws the order of every epoch, and the seeds of `host_transform`.
         start_example: number of examples (over all workers) to pass over: the batches are those
             that an uninterrupted run has from there on. Costs no decoding.
-        cache: decode everything once, now, and keep it in memory (as the canvas where there is
-            one). Every worker keeps the whole set.
+        cache: decode everything once, now, and keep it (as the canvas where there is one). True or
+            'memory': in memory, the whole set for every worker. 'disk', or an `OnDisk` that says
+            where: in a file that later runs use too.
         shuffle: False keeps the source's order.
         shuffle_buffer_bytes: memory for undecoded records of sources that can only be read in
             sequence (TFDS, tf.data). Folders and images in memory need none.
@@ -72,7 +74,7 @@ def training_dataset(
 
     Raises:
         UserError: the batch is larger than the data, does not divide among the replicas, or the
-            cache does not fit in memory.
+            cache does not fit in memory or on the disk.
 
     Example:
         >>> data = training_dataset(open_source("mnist_5k", "train"), batch_size=256,
@@ -84,8 +86,7 @@ def training_dataset(
     side = host_size(image_size)
     fits = all(length is not None and length <= side for length in source.image_shape[:2])
     canvas = None if fits or host_transform is not None else side
-    if cache:
-        source = in_memory(source, canvas)
+    source = _kept(source, cache, canvas)
 
     labels = None
     if balance_classes:
@@ -121,6 +122,17 @@ def training_dataset(
     data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     data = _with_options(data, sharded=input_context is not None, deterministic=deterministic)
     return data.prefetch(tf.data.AUTOTUNE)
+
+
+def _kept(source: ImageSource, cache: bool | str | OnDisk, canvas: int | None) -> ImageSource:
+    """Returns a source whose images are decoded, where that is asked for."""
+    if isinstance(cache, OnDisk) or cache == "disk":
+        return on_disk(source, canvas, cache if isinstance(cache, OnDisk) else None)
+    if isinstance(cache, str) and cache != "memory":
+        raise UserError(
+            f"Expected cache to be True, False, 'memory', 'disk' or an OnDisk; received: {cache!r}."
+        )
+    return in_memory(source, canvas) if cache else source
 
 
 def evaluation_dataset(

@@ -167,6 +167,31 @@ class ImageSource(abc.ABC):
         """
         return []
 
+    def image_key(self, *said: object) -> str | None:
+        """Returns a checksum of what decides on the decoded images and their order.
+
+        Labels are no part of it, nor is the name. A file counts by its path, size and time.
+
+        Args:
+            *said: what else decides.
+
+        Returns:
+            Hexadecimal digits; None where nothing tells whether the images have changed.
+        """
+        del said
+        return None
+
+    def recall(self, bad: Sequence[tuple[str, str]], flat: Sequence[str]) -> None:
+        """Takes up what an earlier pass over the same images has found.
+
+        Args:
+            bad: (path, reason) of unreadable images.
+            flat: paths of images of one flat colour.
+        """
+        for path, reason in bad:
+            self._note_bad_image(path, reason)
+        self.flat_images.update(flat)
+
     def notices(self) -> list[str]:
         """Returns what a user should know of the images read so far, one line each."""
         lines = []

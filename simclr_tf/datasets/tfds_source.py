@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from simclr_tf.datasets.chosen_records import ChosenRecords
+from simclr_tf.datasets.image_key import image_key
 from simclr_tf.datasets.positions import flags_at, on_host, only_at
 from simclr_tf.datasets.shuffling import random_order, shuffle_for_epoch
 from simclr_tf.datasets.source import ImageSource, Key
@@ -204,6 +205,12 @@ class TfdsSource(ImageSource):
         labels = self.ordered_keys().map(label_of, tf.data.AUTOTUNE, deterministic=True)
         self._labels = np.fromiter(labels.prefetch(1024).as_numpy_iterator(), np.int64)
         return self._labels
+
+    def image_key(self, *said: object) -> str | None:
+        """Returns a checksum of the files, of which records are taken, and how they are decoded."""
+        names, *numbers = self._files
+        places = [each.numpy().tolist() for each in numbers]
+        return image_key((*said, names, places, self._image_key, self._transparent), names)
 
     def subset(self, positions: np.ndarray) -> ChosenRecords:
         """Returns a source of only the records at these positions, which it keeps in memory."""

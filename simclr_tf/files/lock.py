@@ -19,6 +19,7 @@ except ImportError:  # Windows has no such locks: there nobody is refused
     fcntl = None
 
 LOCK_FILE = ".trainer.lock"
+_WAIT_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -52,12 +53,13 @@ def sole_trainer(folder: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held(path: str, refusal: Callable[[str], UserError]) -> Iterator[None]:
+def held(path: str, refusal: Callable[[str], UserError | None]) -> Iterator[None]:
     """Holds a lock for a block; see `sole_trainer`.
 
     Args:
         path: File that is locked, and removed behind the block; its folder exists.
-        refusal: Makes an error from the words for who holds it.
+        refusal: Makes an error from the words for who holds it; None: it is asked for again in a
+            while.
 
     Raises:
         UserError: Another process holds it: what `refusal` made.
@@ -69,7 +71,11 @@ def held(path: str, refusal: Callable[[str], UserError]) -> Iterator[None]:
     while True:
         with open(path, "a+", encoding="utf-8") as file:
             if not try_lock(file):
-                raise refusal(_holder(file))
+                refused = refusal(_holder(file))
+                if refused is not None:
+                    raise refused
+                time.sleep(_WAIT_SECONDS)
+                continue
             if not _is_at(file, path):  # its holder has just removed it
                 continue
             file.truncate(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -9,6 +10,7 @@ import tensorflow as tf
 from simclr_tf.augment.layer import host_views
 from simclr_tf.config import Config
 from simclr_tf.datasets import ImageSource
+from simclr_tf.datasets.disk_cache import OnDisk
 from simclr_tf.datasets.pipeline import HostTransform, evaluation_dataset, training_dataset
 from simclr_tf.runs.building import view_options
 from simclr_tf.runs.data import count_of
@@ -27,6 +29,7 @@ def training_batches(
     model: SimCLR | Classifier,
     strategy: tf.distribute.Strategy,
     first_step: int,
+    say: Callable[[str], None],
 ) -> TrainingBatches:
     """Returns the batches from a step on, distributed where several replicas share them.
 
@@ -36,7 +39,9 @@ def training_batches(
         model: The model to train on them; distributed batches are checked by its rules.
         strategy: The strategy that it is trained under.
         first_step: Steps that were taken before.
+        say: Gets the lines about a file of decoded images.
     """
+    on_disk = OnDisk(config.cache_dir, say, write=not config.dry_run)
 
     def dataset(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         return training_dataset(
@@ -45,7 +50,7 @@ def training_batches(
             image_size=config.image_size,
             seed=config.seed,
             start_example=first_step * config.train_batch_size,
-            cache=config.cache_dataset,
+            cache=on_disk if config.cache_dataset == "disk" else config.cache_dataset,
             host_transform=_host_transform(config),
             input_context=context,
             balance_classes=config.class_balance == "sample",

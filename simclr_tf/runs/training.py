@@ -75,7 +75,7 @@ def train(run: BuiltRun, loggers: Loggers) -> int:
 def prepare(run: BuiltRun) -> tuple[CheckpointStore, int, TrainingBatches | None]:
     """Takes up the run where it stands and opens its batches; refuses what can't be trained.
 
-    Nothing is written.
+    In the run's folder nothing is written.
 
     Args:
         run: The run.
@@ -95,7 +95,8 @@ def prepare(run: BuiltRun) -> tuple[CheckpointStore, int, TrainingBatches | None
     if first_step >= train_steps or Gain.of_run(config).is_over:
         return store, first_step, None
     with data_errors(data.train):
-        return store, first_step, training_batches(config, data.train, model, strategy, first_step)
+        batches = training_batches(config, data.train, model, strategy, first_step, writer.say)
+    return store, first_step, batches
 
 
 def checkpoint_interval(config: Config, source: ImageSource) -> int:

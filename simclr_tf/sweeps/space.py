@@ -204,8 +204,11 @@ def _value(name: str, text: str) -> Value:
     try:
         if not text:
             raise ValueError
+        words = {"true": True, "false": False}
         if kind == "bool":
-            value = {"true": True, "false": False}[text.lower()]
+            value = words[text.lower()]
+        elif kind == "bool | str":
+            value = words.get(text.lower(), text)
         elif kind != "str":
             value = int(text) if kind == "int" else float(text)
     except (KeyError, ValueError):

@@ -22,7 +22,8 @@ from simclr_tf.models.resnet import ResNet
 from simclr_tf.optim.lars import LARS
 from simclr_tf.timing.baseline_step import DIMENSIONS, make_baseline_step
 from simclr_tf.timing.peaks import Peaks, work_of
-from simclr_tf.timing.turns import BATCHES, in_turn, table
+from simclr_tf.timing.tables import table
+from simclr_tf.timing.turns import BATCHES, in_turn
 from simclr_tf.training.simclr import SimCLR
 
 NUM_CLASSES = 10

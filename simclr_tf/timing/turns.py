@@ -1,4 +1,4 @@
-"""Functions timed in turn in one process, and the table of their times."""
+"""Functions timed in turn in one process."""
 
 from __future__ import annotations
 
@@ -22,19 +22,37 @@ def in_turn(sides: Mapping[str, Callable[[], object]], seconds: float) -> dict[s
     Returns:
         Name -> quartiles of the seconds of one call, after one call that is not counted.
     """
+    found = seconds_in_turn(sides, seconds)
+    return {name: np.quantile(taken[:, 0], [0.25, 0.5, 0.75]) for name, taken in found.items()}
+
+
+def seconds_in_turn(
+    sides: Mapping[str, Callable[[], object]], seconds: float
+) -> dict[str, np.ndarray]:
+    """Times several functions as `in_turn` does.
+
+    Args:
+        sides: Name -> function; its result is waited for.
+        seconds: About how long each function is timed in all, for at least three rounds.
+
+    Returns:
+        Name -> (rounds, 2): seconds of each call, and seconds that processors worked for it, all
+        threads together, which other programs disturb less.
+    """
     for function in sides.values():
         wait_for(function())
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    while min(len(t) for t in times.values()) < 3 or sum(map(sum, times.values())) < seconds * len(
-        sides
-    ):
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    spent = 0.0
+    while min(len(t) for t in times.values()) < 3 or spent < seconds * len(sides):
         for name, function in sides.items():
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             result = function()
             wait_for(result)
             passed = time.perf_counter() - start
-            times[name].append(result if isinstance(result, float) else passed)
-    return {name: np.quantile(t, [0.25, 0.5, 0.75]) for name, t in times.items()}
+            own = result if isinstance(result, float) else passed
+            times[name].append((own, time.process_time() - worked))
+            spent += passed
+    return {name: np.array(taken) for name, taken in times.items()}
 
 
 def wait_for(result: object) -> None:
@@ -43,16 +61,3 @@ def wait_for(result: object) -> None:
         if tf.is_tensor(tensor):
             # One number: copying a whole batch off the device must not be timed.
             np.asarray(tf.reshape(tensor, [-1])[:1])
-
-
-def table(title: str, times: dict[str, np.ndarray], count: int, unit: str) -> list[str]:
-    """Returns one line a side: medians, quartiles in brackets, ratios to the first side."""
-    first = next(iter(times.values()))[1]
-    width = max(len(name) for name in times)
-    lines = [title]
-    for name, (low, median, high) in times.items():
-        lines.append(
-            f"  {name:{width}}  {count / median:10.1f} {unit}  {median * 1e3:9.1f} ms "
-            f"[{low * 1e3:.1f}, {high * 1e3:.1f}]  ratio {first / median:.2f}"
-        )
-    return lines

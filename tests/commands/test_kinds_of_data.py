@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_runs import Command, command, results, working_folder, write_folder
+from tiny_runs import (
+    Command,
+    assert_same_weights,
+    command,
+    results,
+    working_folder,
+    write_folder,
+)
 
 pytestmark = pytest.mark.one_lane  # data and plans; what Keras makes of them is asked elsewhere
 
@@ -45,6 +52,30 @@ def test_small_folders_are_compared_or_not(
     )  # fmt: skip
     assert "raw pixels" in said or (len(classes) == 1 and "No accuracy" in said)
     assert results(working_folder / "run")["global_step"] == 1
+
+
+def test_decoded_images_on_disk_serve_every_run(
+    command: Command, working_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(working_folder / "home"))
+    folder = write_folder(working_folder / "photos", {"cats": 20, "dogs": 20})
+    data = [f"--dataset={folder}", "--train_split=train", "--image_size=4", "--train_steps=4"]
+    on_disk = [*data, "--cache_dataset=disk", "--cache_dir=kept"]
+    planned = command(*on_disk, "--dry_run")
+    assert "a run would first write them to kept/photos-6-" in planned
+    assert not (working_folder / "kept").exists()
+    said = command(*on_disk, "--model_dir=first")
+    assert "Decoding 36 images of" in said and "once, into kept/photos-6-" in said
+    assert "Using 36 decoded images in kept/" in command(*on_disk, "--model_dir=second")
+    assert len(list((working_folder / "kept").iterdir())) == 1
+    # Alone the flag means memory, and each gives the same batches.
+    command(*data, "--cache_dataset", "--model_dir=third")
+    for other in ("second", "third"):
+        assert_same_weights(Path("first/ckpt-4"), Path(f"{other}/ckpt-4"))
+    assert not (working_folder / "home").exists()
+    (working_folder / "kept" / "file").write_text("")
+    refused = command(*data, "--cache_dataset=disk", "--cache_dir=kept/file/x", code=2)
+    assert "place for decoded images" in refused and "Not a directory" in refused
 
 
 def test_prepared_tfds_data_set(command: Command, working_folder: Path) -> None:

@@ -50,6 +50,10 @@ def mine(trained: Path, working_folder: Path) -> Path:
         ),
         (["--learning_rate=a: b"], "Expected a number for --learning_rate; received: 'a: b'. The"),
         (["--use_blur=maybe"], "Expected true or false for --use_blur; received: 'maybe'. The def"),
+        (
+            ["--cache_dataset=no"],
+            "Expected one of true, false, memory, disk for --cache_dataset; r",
+        ),
         (["--image_size=0"], "image_size > 0; received: 0"),
         (
             ["--optimizer=sgd"],

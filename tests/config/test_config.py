@@ -80,7 +80,7 @@ OURS = {
     "mlp_layers", "weight_penalty", "imbalance", "class_balance", "label_smoothing", "head_dropout",
     "loss", "similarity", "negatives", "margin", "dclw_sigma", "positive_prior",
     "hard_negative_beta", "prior", "prior_weight", "memory_size", "memory_momentum",
-    "image_column", "label_column", "channels", "white_level",
+    "image_column", "label_column", "channels", "white_level", "cache_dir",
 }  # fmt: skip
 
 
@@ -122,6 +122,11 @@ def test_flags_and_fields_are_one_table() -> None:
         ("--use_blur=False", "use_blur", False),
         ("--nouse_blur", "use_blur", False),
         ("--cache_dataset", "cache_dataset", True),
+        ("--cache_dataset=1", "cache_dataset", True),
+        ("--cache_dataset=False", "cache_dataset", False),
+        ("--nocache_dataset", "cache_dataset", False),
+        ("--cache_dataset=memory", "cache_dataset", "memory"),
+        ("--cache_dataset=disk", "cache_dataset", "disk"),
         ("--dataset=cifar10", "dataset", "cifar10"),
         ("--checkpoint=", "checkpoint", None),
         ("--optimizer=lamb", "optimizer", "lamb"),
@@ -232,6 +237,9 @@ WRONG = [
     ({"prune": 0.5, "early_stopping": "knn_top_1"}, "--early_stopping=none with --prune"),
     ({"image_size": "big"}, "image_size to be of type int; received: 'big'"),
     ({"image_size": True}, "image_size to be of type int; received: True"),
+    ({"cache_dataset": "disc"}, "one of False, True, memory, disk; received: 'disc'"),
+    ({"cache_dataset": 1}, "cache_dataset to be of type bool | str; received: 1"),
+    ({"cache_dir": "/tmp/c"}, "--cache_dataset=disk with --cache_dir; received: cache_dataset=Fal"),
     ({"use_blur": 1}, "use_blur to be of type bool; received: 1"),
     ({"train_split": None}, "train_split to be of type str; received: None"),
 ]  # fmt: skip
@@ -257,6 +265,8 @@ def test_wrong_settings_are_refused_in_one_line(settings: dict, expected: str) -
         {"train_batch_size": 1, "train_mode": "finetune"},
         {"use_tpu": True, "strategy": "tpu"},
         {"warmup_epochs": 5},
+        {"cache_dataset": "memory"},
+        {"cache_dataset": "disk", "cache_dir": "~/c"},
     ],
     ids=str,
 )
@@ -322,5 +332,8 @@ def test_settings_as_flags_are_the_settings() -> None:
         config, _ = read([f"--preset={name}", "--dataset=a b", "--nouse_blur", "--momentum=0.1"])
         assert read(config.to_flags())[0] == config
     assert Config().to_flags() == []
+    for value in (True, "memory", "disk"):
+        config = Config(dataset="mnist_5k", cache_dataset=value)
+        assert read(config.to_flags())[0] == config
     given = typed(["--preset=quickstart", "--nouse_blur", "--seed", "3"])
     assert given == {"use_blur": False, "seed": 3}

@@ -11,9 +11,10 @@ from numbered_images import SOURCES, N, folder, numbered, options, stream, take_
 from PIL import Image
 
 from simclr_tf.datasets import InMemorySource, open_source, pipeline, source_from_dataset
-from simclr_tf.datasets.canvas import host_size
+from simclr_tf.datasets.canvas import host_size, resize_to_uint8
 from simclr_tf.datasets.pipeline import evaluation_dataset, training_dataset
 from simclr_tf.errors import UserError
+from simclr_tf.images.pixel_values import to_float
 
 __all__ = ["folder"]  # a fixture
 
@@ -68,6 +69,27 @@ def test_canvas_is_an_antialiased_squash():
     # Pillow's bicubic is the same filter (a = -0.5), with 8-bit weights: off by one at most here.
     assert np.abs(x["image"][0].numpy().astype(int) - expected).max() <= 2
     assert np.abs(image[::4, ::3].astype(int) - expected).max() > 50  # not plain subsampling
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize(
+    ("shape", "side"),
+    [
+        ((375, 500, 3), 320), ((260, 131, 1), 130), ((2, 97, 140, 4), 96), ((130, 130, 3), 130),
+        ((1, 300, 3), 100), ((40, 50, 3), 23),
+    ],
+)  # fmt: skip
+def test_the_fast_way_to_the_canvas_gives_the_same_bits(shape, side, dtype):
+    values = np.random.RandomState(side).rand(*shape)
+    scale = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    image = tf.constant((values * scale).astype(dtype))
+    as_floats = tf.cast(image, tf.float32) if dtype == "uint8" else to_float(image) * 255.0
+    expected = tf.image.resize(as_floats, (side, side), method="bicubic", antialias=True)
+    expected = tf.cast(tf.clip_by_value(tf.round(expected), 0.0, 255.0), tf.uint8)
+    of_any_size = [tf.TensorSpec([None] * (len(shape) - 1) + [shape[-1]], image.dtype)]
+    traced = tf.function(lambda image: resize_to_uint8(image, side), input_signature=of_any_size)
+    np.testing.assert_array_equal(resize_to_uint8(image, side), expected)
+    np.testing.assert_array_equal(traced(image), expected)
 
 
 def test_large_jpegs_may_be_decoded_smaller(tmp_path):

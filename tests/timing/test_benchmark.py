@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from simclr_tf import benchmark
@@ -31,6 +32,17 @@ TINY = ["--seconds=0.01", "--batch_size=4"]
             ["input", "--image_size=8", "--width_multiplier=0.125"],
             ["as trained", "in any order", "cached", "waits for data", "bytes an image"],
             marks=[pytest.mark.slow, pytest.mark.one_lane],  # the step above trains on both
+        ),
+        pytest.param(
+            ["input", "--image_size=8", "--width_multiplier=0.125", "--images=300"],
+            [
+                "300 JPEG files, 256 different",
+                "tf.data ",
+                "image_dataset_from_directory",
+                "cached on disk",
+                "ms of processors an image",
+            ],
+            marks=[pytest.mark.slow, pytest.mark.one_lane],
         ),
     ],
 )
@@ -61,12 +73,38 @@ def test_each_part_runs(arguments: list[str], words: list[str], capsys: Any) -> 
         (["loss", "--profile"], "WHAT=step alone"),
         (["step", "--profile", "--jit_compile"], "without --jit_compile"),
         (["input", "--dataset=mnist_5k", "--batch_size=9999"], "smaller --batch_size"),
+        (["input", "--dataset=mnist_5k", "--images=300"], "received: both"),
+        (["input", "--images=0"], "above 0"),
+        (["loss", "--images=300"], "WHAT=input alone"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], words: str, capsys: Any) -> None:
     assert benchmark.main(["benchmark", *arguments]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+@pytest.mark.one_lane
+def test_every_pipeline_gives_the_same_images() -> None:
+    """But for the kernel of the resize, and the order."""
+    from simclr_tf.datasets import open_source
+    from simclr_tf.timing import input_pipeline, photographs
+
+    timing = input_pipeline.Timing(32, 4, 0.01, 0.125)
+    given: dict[str, np.ndarray] = {}
+    with photographs.photographs(4) as folder:
+        source = open_source(folder, "all")
+        with input_pipeline._pipelines(source, timing, folder) as (pipelines, lines):
+            assert len(pipelines) == 7 and not lines
+            for name, data in pipelines.items():
+                batch = next(iter(data))
+                x = batch[0]["image"] if isinstance(batch, tuple) else batch
+                assert x.shape == (4, 46, 46, 3)
+                given[name] = np.asarray(x, np.float32)
+    for name, images in given.items():
+        apart = np.abs(images[:, None] - given["as trained"]).mean((2, 3, 4))
+        assert sorted(apart.argmin(0)) == [0, 1, 2, 3], name
+        assert apart.min(0).max() < 15 < 30 < np.sort(apart, 0)[1].min(), name
 
 
 @pytest.mark.parametrize(("width", "size"), [(0.0625, 8), (0.3, 32), (0.25, 32), (0.25, 33)])
