@@ -22,6 +22,7 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import ResNet
 from simclr_tf.optim.lars import LARS
 from simclr_tf.timing.baseline_step import DIMENSIONS, make_baseline_step
+from simclr_tf.timing.tables import table
 from simclr_tf.training.simclr import SimCLR
 
 NUM_CLASSES = 10
@@ -259,19 +260,6 @@ def make_simclr(width_multiplier: float, image_size: int, mixed_precision: str =
 def parameter_count(model: keras.Model) -> int:
     """Returns the number of trainable parameters."""
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
-
-
-def table(title: str, times: dict[str, np.ndarray], count: int, unit: str) -> list[str]:
-    """Returns one line a side: medians, quartiles in brackets, ratios to the first side."""
-    first = next(iter(times.values()))[1]
-    width = max(len(name) for name in times)
-    lines = [title]
-    for name, (low, median, high) in times.items():
-        lines.append(
-            f"  {name:{width}}  {count / median:10.1f} {unit}  {median * 1e3:9.1f} ms "
-            f"[{low * 1e3:.1f}, {high * 1e3:.1f}]  ratio {first / median:.2f}"
-        )
-    return lines
 
 
 def _forward_flops(encoder: keras.Model, image_size: int) -> float:

@@ -18,7 +18,8 @@ from simclr_tf.datasets.pipeline import training_dataset
 from simclr_tf.errors import UserError
 from simclr_tf.models.resnet import ResNet
 from simclr_tf.optim.lars import LARS
-from simclr_tf.timing.compute import BATCHES, in_turn, table, wait_for
+from simclr_tf.timing.compute import BATCHES, in_turn, wait_for
+from simclr_tf.timing.tables import table
 from simclr_tf.training.simclr import SimCLR
 from simclr_tf.typing import Logs
 
