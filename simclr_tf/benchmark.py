@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from functools import partial
 
 from simclr_tf.cli import Arguments, run_command
 from simclr_tf.devices.quiet import start_tensorflow
@@ -17,20 +18,23 @@ _WHAT = {
     "losses": "every contrastive loss against NT-Xent, forward and backward",
     "growth": "time and memory of a step for batches of 64 to 8,192 on 1, 2 and 4 replicas",
     "input": "the input pipeline against plain tf.data, and how long a step waits for either",
+    "peers": "training beside lightly on PyTorch and the original release, a process for each",
 }
 
 # Arguments that only some measurements take.
 _ONLY = {
-    "batch_size": ("augment", "input", "loss", "losses", "step"),
-    "seconds": ("augment", "input", "loss", "losses", "step"),
-    "image_size": ("augment", "step", "growth", "input"),
+    "batch_size": ("augment", "input", "loss", "losses", "step", "peers"),
+    "seconds": ("augment", "input", "loss", "losses", "step", "peers"),
+    "image_size": ("augment", "step", "growth", "input", "peers"),
     "batch_sizes": ("growth",),
     "mixed_precision": ("step",),
     "jit_compile": ("step",),
     "profile": ("step",),
-    "width_multiplier": ("step", "growth", "input"),
+    "width_multiplier": ("step", "growth", "input", "peers"),
     "dataset": ("input",),
     "images": ("input",),
+    "release": ("peers",),
+    "lightly_python": ("peers",),
 }
 
 
@@ -39,15 +43,20 @@ def main(argv: list[str] | None = None) -> int:
     listed = "\n".join(f"  {name:8} {text}" for name, text in _WHAT.items())
     arguments = Arguments(
         "simclr_tf.benchmark",
-        "Times parts of the package against a baseline, in turn, in one process; prints medians\n"
-        f"and their ratio. WHAT is one of\n\n{listed}",
+        "Times parts of the package against a baseline, in turn, in one process (peers, growth: a\n"
+        f"process each); prints medians and their ratio. WHAT is one of\n\n{listed}",
     )
+    _add_arguments(arguments)
+    return run_command(arguments, _measure, argv)
+
+
+def _add_arguments(arguments: Arguments) -> None:
     arguments.add_argument("what", metavar="WHAT", choices=sorted(_WHAT))
     arguments.add_argument(
         "--image_size", type=int, help="side of the views in pixels (default 32)"
     )
     arguments.add_argument(
-        "--batch_size", type=int, help="images (default 256, step and input: 64, loss: 8192)"
+        "--batch_size", type=int, help="images (default 256; step, input, peers: 64; loss: 8192)"
     )
     arguments.add_argument(
         "--batch_sizes", type=_numbers, help="of growth, rising (default 64,256,1024,4096,8192)"
@@ -75,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--width_multiplier",
         type=float,
-        help="of the ResNet of step and input (default 1) and growth",
+        help="of the ResNet of step, input, peers (default 1) and growth",
     )
     arguments.add_argument(
         "--dataset", help="of input; default: the embedded digits, then JPEG files of noise"
@@ -83,7 +92,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--images", type=int, help="of input: so many of those JPEG files, without the digits"
     )
-    return run_command(arguments, _measure, argv)
+    arguments.add_argument(
+        "--release",
+        metavar="CHECKOUT",
+        help="of peers: folder of github.com/google-research/simclr; trains on Keras 2",
+    )
+    arguments.add_argument(
+        "--lightly_python",
+        metavar="PYTHON",
+        help="of peers: the interpreter that has lightly and PyTorch (default: this one)",
+    )
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -101,6 +119,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _measure(given: argparse.Namespace) -> None:
     _check(given)
+    if given.what == "peers":
+        _compare_with_peers(given)
+        return
     for row in _rows(given):
         print(row, flush=True)
 
@@ -124,6 +145,17 @@ def _check(given: argparse.Namespace) -> None:
         raise UserError(f"Expected --depth with --profile alone; received: {given.depth}.")
     if given.jit_compile and given.profile:
         raise UserError("Expected --profile without --jit_compile, which leaves no parts to time.")
+
+
+def _compare_with_peers(given: argparse.Namespace) -> None:
+    """Prints as it goes. This process does without TensorFlow: only the sides' have threads."""
+    from simclr_tf.timing.peers.measuring import compare
+    from simclr_tf.timing.peers.sides import find_sides
+
+    width = given.width_multiplier or 1.0
+    sides = find_sides(given.release, given.lightly_python, width)
+    size, seconds = given.batch_size or 64, given.seconds or 5.0
+    compare(sides, given.image_size or 32, size, seconds, width, partial(print, flush=True))
 
 
 def _rows(given: argparse.Namespace) -> Iterable[str]:

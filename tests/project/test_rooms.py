@@ -41,12 +41,14 @@ DOORS = ("run", "embed", "evaluate", "report", "sweep", "import_release", "bench
          "tf_hub_export.__main__")  # fmt: skip
 # What they ask about arguments before TensorFlow is there.
 LIGHT = ("files.outputs", "config", "features.store", "features.files", "features.projector",
-         "evaluation.protocols", "reports.record", "loggers.names", "sweeps.sweeping")  # fmt: skip
+         "evaluation.protocols", "reports.record", "loggers.names", "sweeps.sweeping",
+         "timing.peers.sides", "timing.peers.measuring")  # fmt: skip
 # Slow or optional: imported where they are used.
 LATE = {
     "keras_cv", "tensorflow_addons", "tensorflow_datasets", "tensorflow_hub", "sklearn",
     "matplotlib", "PIL", "scipy", "tensorboard", "tqdm", "pyarrow", "tf2onnx", "onnxruntime",
     "altair", "vl_convert", "mlflow", "wandb", "optuna", "pycocotools",
+    "lightly", "torchvision",
 }  # fmt: skip
 
 
