@@ -114,9 +114,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def golden() -> Callable[[str], dict[str, np.ndarray]]:
     """`golden('lars')` loads tests/golden/lars.npz (see tests/golden/README.md)."""
 
-    def load(name: str) -> dict[str, np.ndarray]:
-        with np.load(GOLDEN_DIR / f"{name}.npz", allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+    from recorded import load
 
     return load
 
