@@ -7,8 +7,8 @@ product's inputs are rounded by up to 2^-11: 5e-4.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,23 +17,25 @@ from record import Row, compared
 from recorded import weights_of
 from release import set_weights_by_rule
 from setting import Setting, make_encoder, pictures
+from small_models import (
+    CLASSES,
+    PIXELS,
+    data_set,
+    gradient_step,
+    make_half,
+    make_simclr,
+    scaled,
+    set_weights,
+)
 from tensorflow import keras
 
 from simclr_tf.augment.layer import KNOWN_AUGMENTATIONS, SimCLRAugment
-from simclr_tf.checkpoints.variables import model_variables
-from simclr_tf.compat import raw_variable
-from simclr_tf.devices.precision import policy_name
-from simclr_tf.devices.process_state import isolated
 from simclr_tf.losses.named import make_loss
 from simclr_tf.losses.names import OPTIONS
 from simclr_tf.models.heads import ProjectionHead
-from simclr_tf.optim.lars import LARS
-from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.simclr import SimCLR
 
-CLASSES = 10
 STEPS = 5
-PIXELS = 32
 SEED = (20, 7)
 # Of views in [0, 1]; a grey level is 4e-3.
 VIEWS = {False: 1e-4, True: 1e-2}
@@ -83,7 +85,7 @@ def views(setting: Setting, sizes: tuple[int, int, int]) -> Iterator[Row]:
     for allowed, tolerance in VIEWS.items():
         with tf32(allowed):
             for names in (*KNOWN_AUGMENTATIONS, ",".join(KNOWN_AUGMENTATIONS)):
-                ours, expected = setting.both(partial(made, names))
+                ours, expected = setting.both(functools.partial(made, names))
                 off = np.abs(ours - expected).reshape(count, -1).max(1) > tolerance
                 note = f"{off.sum()} of {count} views beyond it" if off.any() else ""
                 name = f"{names if ',' not in names else 'all'}, TF32 {'on' if allowed else 'off'}"
@@ -134,65 +136,10 @@ def losses(setting: Setting) -> Iterator[Row]:
         for name in OPTIONS:
             for block_size in (0, count // 4):
                 form = f"in blocks of {block_size}" if block_size else "all at once"
-                ours, expected = setting.both(partial(found, name, block_size))
+                ours, expected = setting.both(functools.partial(found, name, block_size))
                 yield compared(f"{name} {form}", ours[0], expected[0], LOSS)
                 tolerance = JUMPING.get(name, GRADIENT)
                 yield compared(f"{name} {form}, gradient", ours[1], expected[1], tolerance)
-
-
-def make_simclr(setting: Setting, **options: Any) -> SimCLR:
-    """Returns a small SimCLR that makes all of the paper's views."""
-    return SimCLR(
-        make_encoder(setting.sizes.widths[1]),
-        ProjectionHead(),
-        augment=SimCLRAugment(PIXELS),
-        temperature=0.5,
-        num_classes=CLASSES,
-        weight_decay=1e-4,
-        **options,
-    )
-
-
-def make_classifier(setting: Setting) -> Classifier:
-    """Returns a small classifier that trains all of its weights."""
-    return Classifier(
-        make_encoder(setting.sizes.widths[1]),
-        CLASSES,
-        augment=SimCLRAugment(PIXELS, augmentations="crop,flip"),
-        weight_decay=1e-4,
-    )
-
-
-def lars() -> keras.optimizers.Optimizer:
-    # Kernels move by a thousandth in a step, not by the release's hundred-thousandth, which
-    # float32 could hardly tell from rounding.
-    return LARS(0.003, weight_decay=1e-4, eeta=0.1)
-
-
-def nesterov() -> keras.optimizers.Optimizer:
-    return keras.optimizers.SGD(0.001, momentum=0.9, nesterov=True)
-
-
-def data_set(setting: Setting, steps: int) -> tf.data.Dataset:
-    """Returns some batches of images of bytes, and their labels."""
-    count = setting.sizes.images
-    images = pictures(steps * count, PIXELS, seed=3)
-    labels = np.random.RandomState(4).randint(0, CLASSES, steps * count)
-    data = tf.data.Dataset.from_tensor_slices((images, labels))
-    return data.batch(count, drop_remainder=True)
-
-
-def set_weights(model: Any) -> None:
-    """Sets weights by rule, so that few of the network's ReLUs stand at their threshold.
-
-    Those that do are open on one device and shut on another. With the rule alone, weights that
-    differ by 1e-6 have gradients that differ by 3e-3, and after five steps by half; raised offsets
-    make 1e-5 and 1e-4 of it.
-    """
-    set_weights_by_rule(model)
-    for path, variable in model_variables(model).items():
-        if path.endswith("beta"):
-            variable.assign(tf.convert_to_tensor(raw_variable(variable)) + 2.0)
 
 
 class Trained(NamedTuple):
@@ -229,12 +176,11 @@ def five_steps(
     jit_compile: bool = False,
 ) -> Iterator[Row]:
     """Five steps by `fit` on the device against five on the CPU: losses, and how weights moved."""
-    data = data_set(setting, STEPS)
     with tf32(False):
         with setting.on_device():
-            ours = trained(make(setting), make_optimizer(), data, jit_compile)
-        with tf.device("/CPU:0"):
-            expected = trained(make(setting), make_optimizer(), data, False)
+            model = make(setting)
+            ours = trained(model, make_optimizer(), data_set(setting, STEPS), jit_compile)
+        expected = _on_the_cpu(setting, make, make_optimizer, STEPS)
     yield compared("losses", ours.losses, expected.losses, STEP_LOSSES)
     for kind, endings in KINDS.items():
         values = (_joined(each.moved, endings) for each in (ours, expected))
@@ -248,22 +194,11 @@ def five_steps(
 
 def half_precision(setting: Setting, name: str) -> Iterator[Row]:
     """The loss and the gradient of one step in half precision, against float32 on the CPU."""
-    data = data_set(setting, 1)
-
-    def step(mixed_precision: str) -> Trained:
-        with isolated(policy_name(mixed_precision)):
-            model = make_simclr(setting)
-        # Its step of rate 1 is the gradient.
-        optimizer = keras.optimizers.SGD(1.0)
-        if mixed_precision == "float16":
-            optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer, initial_scale=256.0)
-        return trained(model, optimizer, data, jit_compile=False)
-
+    optimizer = scaled(gradient_step()) if name == "float16" else gradient_step()
     with tf32(False):
         with setting.on_device():
-            ours = step(name)
-        with tf.device("/CPU:0"):
-            expected = step("none")
+            ours = trained(make_half(setting, name), optimizer, data_set(setting, 1), False)
+        expected = _on_the_cpu(setting, make_simclr, gradient_step, 1)
     yield compared("loss", ours.losses, expected.losses, HALF_LOSS)
     for kind, tolerance in HALVES[name].items():
         values = (_joined(each.moved, KINDS[kind]) for each in (ours, expected))
@@ -282,6 +217,17 @@ def _that_moved(moved: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             if path.endswith(endings) and np.sqrt(np.mean(x**2)) >= far / 10:
                 found[path] = x
     return found
+
+
+@functools.cache
+def _on_the_cpu(
+    setting: Setting,
+    make: Callable[[Setting], Any],
+    make_optimizer: Callable[[], keras.optimizers.Optimizer],
+    steps: int,
+) -> Trained:
+    with tf.device("/CPU:0"):
+        return trained(make(setting), make_optimizer(), data_set(setting, steps), False)
 
 
 def _joined(arrays: dict[str, np.ndarray], endings: tuple[str, ...]) -> np.ndarray:

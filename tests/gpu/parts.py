@@ -8,6 +8,7 @@ from functools import partial
 import equality
 import placement
 import recorded_rows
+import small_models
 import speed
 from record import Row
 from setting import Setting
@@ -15,8 +16,8 @@ from setting import Setting
 Parts = dict[str, Callable[[], Iterator[Row]]]
 
 MODELS = {
-    "SimCLR": (equality.make_simclr, equality.lars),
-    "Classifier": (equality.make_classifier, equality.nesterov),
+    "SimCLR": (small_models.make_simclr, small_models.lars),
+    "Classifier": (small_models.make_classifier, small_models.nesterov),
 }
 
 
@@ -53,9 +54,13 @@ def _structure(setting: Setting) -> Parts:
         parts[f"structure: placement of a {name}"] = placed
         traces = partial(placement.traces, setting, make, optimizer)
         parts[f"structure: traces of a {name}"] = traces
-    make = partial(equality.make_simclr, micro_batch_size=setting.sizes.images // 2)
-    placed = partial(placement.placement, setting, make, equality.lars)
-    parts["structure: placement in micro-batches"] = placed
+    micro = partial(small_models.make_simclr, micro_batch_size=setting.sizes.images // 2)
+    for name, make, optimizer in (
+        ("micro-batches", micro, small_models.lars),
+        ("float16", small_models.make_half, lambda: small_models.scaled(small_models.lars())),
+    ):
+        placed = partial(placement.placement, setting, make, optimizer)
+        parts[f"structure: placement in {name}"] = placed
     return parts
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from equality import data_set
 from gpu_kernels import ops_without_gpu_kernel
 from record import Row, checked
 from setting import Setting
+from small_models import data_set
 from tensorflow import keras
 from tensorflow.python.eager import context as eager_context
 

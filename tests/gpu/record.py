@@ -96,7 +96,8 @@ def line(row: Row) -> str:
     """Returns a row as it is printed."""
     beside = f"  ({row['note']})" if row.get("note") else ""
     if "difference" in row:
-        text = f"{row['difference']:.2g}" if row["difference"] != "nan" else "nan"
+        found = row["difference"]
+        text = found if isinstance(found, str) else f"{found:.2g}"
         return f"{row['status']}  {row['name']}: {text}, tolerance {row['tolerance']:g}{beside}"
     if "found" in row:
         return f"{row['status']}  {row['name']}: {row['found']}"

@@ -49,7 +49,7 @@ def loss_rows() -> Iterator[Row]:
             ("loss", output.loss), ("logits_ab", output.logits_ab), ("grad", gradient),
             ("contrast_entropy", output.entropy),
         ):  # fmt: skip
-            yield compared(f"NT-Xent, case {case}, {name}", value, z[f"{case}_{name}"], 1e-5)
+            yield compared(f"case {case}, {name}", value, z[f"{case}_{name}"], 1e-5)
 
 
 def lars_rows() -> Iterator[Row]:
@@ -58,7 +58,7 @@ def lars_rows() -> Iterator[Row]:
     for form in recorded.LARS_FORMS:
         *_, (step, values) = recorded.lars_steps(z, form)
         rows = [
-            compared(f"LARS, {form}, six updates", value, z[f"{form}/step{step}/{name}"], 1e-5)
+            compared(f"{form}, six updates", value, z[f"{form}/step{step}/{name}"], 1e-5)
             for name, value in values.items()
         ]
         yield max(rows, key=lambda row: float(row["difference"]))
@@ -99,11 +99,11 @@ def network_rows(name: str) -> Iterator[Row]:
         ours, key = outputs[endpoint].numpy(), f"{endpoint}_eval"
         if ours.ndim == 4:
             ours, key = ours.mean((1, 2)), f"{endpoint}_eval_mean"
-        yield compared(f"{name}, {endpoint}", ours, z[key], 1e-4)
+        yield compared(endpoint, ours, z[key], 1e-4)
     hidden = model.projection_head.hidden_layers(model.encoder(views, training=False))
     logits = model.supervised_head(hidden[0])
-    yield compared(f"{name}, embeddings", hidden[-1], z["proj_head_output_eval"], 1e-4)
-    yield compared(f"{name}, logits", logits, z["logits_sup_eval"], 1e-4)
+    yield compared("embeddings", hidden[-1], z["proj_head_output_eval"], 1e-4)
+    yield compared("logits", logits, z["logits_sup_eval"], 1e-4)
 
 
 def training_rows(which: str) -> Iterator[Row]:
@@ -121,8 +121,8 @@ def _pretraining_rows() -> Iterator[Row]:
     rows = recorded.run_steps(model, recorded.pretraining_batches())
     for column, name in enumerate(map(str, z["columns"])):
         if "acc" not in name:  # counts of a few images
-            yield compared(f"pretraining, {name}", rows[:, column], z["rows"][:, column], 1e-3)
-    yield from _weight_rows("pretraining", model, z, 1e-3, 1e-3)
+            yield compared(name, rows[:, column], z["rows"][:, column], 1e-3)
+    yield from _weight_rows(model, z, 1e-3, 1e-3)
 
 
 def _fine_tuning_rows(which: str) -> Iterator[Row]:
@@ -132,21 +132,20 @@ def _fine_tuning_rows(which: str) -> Iterator[Row]:
     z = recorded.load(f"train_steps_finetune_{which}_r1")
     model = recorded.fine_tuning(which)
     rows = recorded.run_steps(model, recorded.fine_tuning_batches())
-    name = f"fine-tuning, {which}"
     column = list(z["columns"]).index("supervised_loss")
     ours, expected = rows[:, column], z["rows"][:, column]
-    yield compared(f"{name}, three losses", ours[:3], expected[:3], looser * 1e-3)
-    yield compared(f"{name}, five losses", ours, expected, looser * 1e-2)
+    yield compared("three losses", ours[:3], expected[:3], looser * 1e-3)
+    yield compared("five losses", ours, expected, looser * 1e-2)
     kernels = 1e-3 if which == "linear" else 3e-2
-    yield from _weight_rows(name, model, z, looser * 1e-3, kernels)
+    yield from _weight_rows(model, z, looser * 1e-3, kernels)
 
 
 def _weight_rows(
-    name: str, model: Any, z: recorded.Arrays, of_norms: float, of_kernels: float
+    model: Any, z: recorded.Arrays, of_norms: float, of_kernels: float
 ) -> Iterator[Row]:
     norms = recorded.final_norms(model)
     ours = [norms[str(key)] for key in z["final_norm_keys"]]
-    yield compared(f"{name}, norms of all weights", ours, z["final_norms"], of_norms)
+    yield compared("norms of all weights", ours, z["final_norms"], of_norms)
     weights = recorded.weights_of(model)
     for key, path in recorded.KERNELS.items():
-        yield compared(f"{name}, {key}", weights[path], z[key], of_kernels)
+        yield compared(key, weights[path], z[key], of_kernels)

@@ -98,21 +98,22 @@ def _step(
     """Returns one training step from images of bytes, views included."""
     key = (*network, mixed_precision, batch, jit_compile)
     if key not in _steps:
-        depth, width, pixels = network
+        pixels = network[-1]
         random = np.random.RandomState(0)
         images = random.randint(0, 256, (batch, pixels, pixels, 3)).astype("uint8")
         data = tf.constant(images), tf.constant(random.randint(0, CLASSES, batch))
-        model = _model(depth, width, pixels, mixed_precision)
+        model = _model(setting, network, mixed_precision)
         _steps[key] = tf.function(partial(model.train_step, data), jit_compile=jit_compile)
     return _steps[key]
 
 
-def _model(depth: int, width: float, pixels: int, mixed_precision: str) -> SimCLR:
+def _model(setting: Setting, network: list[Any], mixed_precision: str) -> SimCLR:
+    depth, width, pixels = network
     with isolated(policy_name(mixed_precision)):
         model = SimCLR(
             make_encoder(width, depth, pixels),
             ProjectionHead(),
-            augment=SimCLRAugment(pixels),
+            augment=SimCLRAugment(pixels, augmentations=setting.sizes.augmentations),
             num_classes=CLASSES,
         )
         optimizer = LARS(0.1, weight_decay=1e-6)
