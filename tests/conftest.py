@@ -32,7 +32,8 @@ LONGEST_FILES = (
     "project/test_notebooks.py", "training/test_gradient_cache.py", "training/test_replicas.py",
     "training/test_simclr.py", "commands/test_distill_command.py",
     "commands/test_command_line.py", "commands/test_evaluate.py", "runs/test_monitoring.py",
-    "training/test_simclr_devices.py", "runs/test_own_images.py", "runs/test_runs.py",
+    "gpu/test_check.py", "training/test_simclr_devices.py", "runs/test_own_images.py",
+    "runs/test_runs.py",
 )  # fmt: skip
 # Rooms whose code holds no Keras: the second lane runs of them what it may change all the same,
 # types of pixels, batches of tf.data, features of its own models.
@@ -114,9 +115,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def golden() -> Callable[[str], dict[str, np.ndarray]]:
     """`golden('lars')` loads tests/golden/lars.npz (see tests/golden/README.md)."""
 
-    def load(name: str) -> dict[str, np.ndarray]:
-        with np.load(GOLDEN_DIR / f"{name}.npz", allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+    from recorded import load
 
     return load
 

@@ -91,17 +91,25 @@ def loss(images: int, seconds: float) -> list[str]:
     Returns:
         Lines to print.
     """
+    title = f"NT-Xent of {2 * images} embeddings of {DIMENSIONS} dimensions, with gradient"
+    return table(title, in_turn(loss_sides(images), seconds), images, "images/s")
+
+
+def loss_sides(images: int) -> dict[str, Callable[[], tf.Tensor]]:
+    """Returns NT-Xent's gradient in its two forms, each with a name.
+
+    Args:
+        images: N; the loss compares 2N embeddings of 128 dimensions.
+    """
     block = max(1, min(images, 2**20 // images))
 
     def in_blocks(size: int) -> Callable[[tf.Tensor], tf.Tensor]:
         return lambda x: nt_xent(x, block_size=size).loss
 
-    sides = {
+    return {
         "all at once": _with_gradient(in_blocks(0), images),
         f"blocks of {block}": _with_gradient(in_blocks(block), images),
     }
-    title = f"NT-Xent of {2 * images} embeddings of {DIMENSIONS} dimensions, with gradient"
-    return table(title, in_turn(sides, seconds), images, "images/s")
 
 
 def losses(images: int, seconds: float) -> list[str]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import deviation
-from release import set_weights_by_rule, two_views
+from recorded import network, network_images
+from release import two_views
 from tensorflow import keras
 
 from simclr_tf.compat import raw_variable
@@ -18,22 +19,6 @@ from simclr_tf.models.blocks import BatchNorm
 from simclr_tf.models.endpoints import endpoint_model
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import ResNet
-from simclr_tf.training.simclr import SimCLR
-
-NETWORKS = {
-    "r18_w1_cifar": {"depth": 18, "cifar_stem": True},
-    "r18_w2_cifar": {"depth": 18, "width_multiplier": 2, "cifar_stem": True},
-    "r34_w1_cifar": {"depth": 34, "cifar_stem": True},
-    "r50_w1_224": {"depth": 50},
-    "r50_w1_se_64": {"depth": 50, "se_ratio": 0.25},
-    "r50_w1_sk_64": {"depth": 50, "sk_ratio": 0.0625},
-}
-
-
-def recorded_network(name: str) -> SimCLR:
-    model = SimCLR(ResNet(**NETWORKS[name]), ProjectionHead(), num_classes=10)
-    set_weights_by_rule(model)
-    return model
 
 
 @pytest.mark.parametrize(
@@ -49,12 +34,8 @@ def recorded_network(name: str) -> SimCLR:
 )
 def test_network_equals_release(name: str, golden: Any) -> None:
     recorded = golden(f"resnet_{name}")
-    model = recorded_network(name)
-    # Images of 224 pixels are not kept: they are random by this rule.
-    images = recorded.get("images")
-    if images is None:
-        images = np.random.RandomState(7).rand(1, 224, 224, 6).astype("float32")
-    views = np.concatenate(two_views(images))
+    model = network(name)
+    views = np.concatenate(two_views(network_images(recorded)))
     outputs = endpoint_model(model.encoder)(views, training=False)
     for endpoint in model.encoder.endpoint_layers:
         ours = outputs[endpoint].numpy()

@@ -10,31 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import deviation
+from recorded import LARS_FORMS as FORMS
+from recorded import StepRate, lars_steps
 from tensorflow import keras
 
 from simclr_tf.errors import UserError
 from simclr_tf.optim.lars import LARS
-
-FORMS = {
-    "default": {},
-    "nesterov": {"nesterov": True},
-    "popular": {"classic_momentum": False},
-    "popular_nesterov": {"classic_momentum": False, "nesterov": True},
-}
-EXCLUDED_WORDS = ("batch_normalization", "bias", "head_supervised")
-
-
-class StepRate(keras.optimizers.schedules.LearningRateSchedule):
-    """Takes the recorded learning rate of each step."""
-
-    def __init__(self, rates):
-        self.rates = [float(r) for r in rates]
-
-    def __call__(self, step):
-        return tf.gather(tf.constant(self.rates, tf.float32), tf.cast(step, tf.int32))
-
-    def get_config(self):
-        return {"rates": self.rates}
 
 
 def one_step(weight, gradient, **settings):
@@ -90,34 +71,11 @@ def test_no_layer_adaptation_is_momentum_sgd():
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def recorded(z, name):
-    """Returns (name, array) of every variable, in the recorded order."""
-    return [(k[len(name) + 1 :], z[k]) for k in z if k.startswith(name + "/")]
-
-
-def recorded_lars(z, form, compiled=False):
-    """Returns the variables after each of the six recorded updates."""
-    variables = {name: tf.Variable(value) for name, value in recorded(z, "init")}
-    lars = LARS(StepRate(z["learning_rates"]), weight_decay=1e-2, **FORMS[form])
-    lars.exclude(v for n, v in variables.items() if any(w in n for w in EXCLUDED_WORDS))
-    lars.build(list(variables.values()))
-
-    def apply(gradients):
-        lars.apply_gradients(list(zip(gradients, variables.values(), strict=True)))
-
-    if compiled:
-        apply = tf.function(apply, jit_compile=True)
-    for step in range(6):
-        gradients = dict(recorded(z, f"grad/step{step}"))
-        apply([tf.constant(gradients[name]) for name in variables])
-        yield step, {name: v.numpy() for name, v in variables.items()}
-
-
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_six_steps_equal_the_release(golden, form, compiled):
     z = golden("lars")
-    for step, values in recorded_lars(z, form, compiled):
+    for step, values in lars_steps(z, form, compiled):
         assert len(values) == 6
         for name, value in values.items():
             assert deviation(value, z[f"{form}/step{step}/{name}"]) <= 1e-5, (step, name)
@@ -125,7 +83,7 @@ def test_six_steps_equal_the_release(golden, form, compiled):
 
 def test_recorded_forms_are_told_apart(golden):
     z = golden("lars")
-    last = {form: list(recorded_lars(z, form))[-1][1] for form in FORMS}
+    last = {form: list(lars_steps(z, form))[-1][1] for form in FORMS}
     for ours, theirs in itertools.permutations(FORMS, 2):
         name = "conv2d/kernel"
         assert (

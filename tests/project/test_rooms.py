@@ -129,7 +129,7 @@ def test_every_room_has_a_place_and_says_what_belongs_in() -> None:
 def test_tests_lie_in_folders_named_as_the_rooms() -> None:
     tests = Path(__file__).parents[1]
     folders = {path.name for path in tests.iterdir() if [*path.glob("*.py")]}
-    others = {"commands", "export", "project", "support"}
+    others = {"commands", "export", "gpu", "project", "support"}
     assert folders <= set(LEVEL) | others
     assert {path.name for path in tests.glob("*.py")} == {"conftest.py"}
 
