@@ -24,7 +24,8 @@ from simclr_tf.devices.precision import policy_name
 from simclr_tf.devices.process_state import isolated
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.optim.lars import LARS
-from simclr_tf.timing.compute import in_turn, loss_sides, wait_for
+from simclr_tf.timing.compute import loss_sides
+from simclr_tf.timing.turns import in_turn, wait_for
 from simclr_tf.training.simclr import SimCLR
 
 TYPES = ("none", "bfloat16", "float16")
