@@ -49,10 +49,10 @@ def test_each_part_runs(arguments: list[str], words: list[str], capsys: Any) -> 
         (["speed"], "invalid choice"),
         (["loss", "--batch_size=0"], "above 0"),
         (["loss", "--dataset=mnist_5k"], "WHAT=input alone"),
-        (["loss", "--image_size=8"], "WHAT=augment or step or input alone"),
+        (["loss", "--image_size=8"], "WHAT=augment or step or input or peers alone"),
         (["augment", "--mixed_precision=bfloat16"], "WHAT=step alone"),
         (["input", "--jit_compile"], "WHAT=step alone"),
-        (["augment", "--width_multiplier=0.5"], "WHAT=step or input alone"),
+        (["augment", "--width_multiplier=0.5"], "WHAT=step or input or peers alone"),
         (["input", "--dataset=mnist_5k", "--batch_size=9999"], "smaller --batch_size"),
     ],
 )
