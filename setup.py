@@ -102,6 +102,9 @@ SWEEP = ["optuna>=5"]
 # Average precision of boxes (python -m simclr_tf.examples.detect) by COCO's own code. The oldest
 # that has wheels for every Python here; they import beside either NumPy.
 DETECTION = ["pycocotools>=2.0.10"]
+# What training is timed beside (python -m simclr_tf.benchmark peers). Not among the libraries that
+# tests get: PyTorch's default wheels bring gigabytes of CUDA.
+PEERS = ["lightly>=1.6", "torch>=2.2", "torchvision>=0.17"]
 LIBRARIES = [
     *HUB, *ONNX, *KERAS_HUB, *PARQUET, *TIFF, *DICOM, *REPORT, *MLFLOW, *WANDB, *SWEEP, *DETECTION,
 ]  # fmt: skip
@@ -152,6 +155,7 @@ setup(
         "wandb": WANDB,
         "sweep": SWEEP,
         "detection": DETECTION,
+        "peers": PEERS,
         "test": TEST,
         "docs": DOCS,
         "dev": [*TEST, *DOCS, *BROWSER, "ruff>=0.6", "mypy>=1.10", "pre-commit>=3"],

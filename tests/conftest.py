@@ -33,7 +33,7 @@ LONGEST_FILES = (
     "training/test_simclr.py", "commands/test_distill_command.py",
     "commands/test_command_line.py", "commands/test_evaluate.py", "runs/test_monitoring.py",
     "gpu/test_check.py", "training/test_simclr_devices.py", "runs/test_own_images.py",
-    "runs/test_runs.py",
+    "runs/test_runs.py", "timing/test_peers.py",
 )  # fmt: skip
 # Rooms whose code holds no Keras: the second lane runs of them what it may change all the same,
 # types of pixels, batches of tf.data, features of its own models.

@@ -81,7 +81,7 @@ def test_extras_are_the_documented_ones(arguments: dict[str, Any]) -> None:
     extras = arguments["extras_require"]
     named = {
         "gpu", "hub", "onnx", "parquet", "tiff", "dicom", "report", "mlflow", "wandb", "sweep",
-        "keras-hub", "detection",
+        "keras-hub", "detection", "peers",
     }  # fmt: skip
     assert set(extras) == named | {"docs", "test", "dev"}
     assert set(extras["test"]) | set(extras["docs"]) < set(extras["dev"])

@@ -184,6 +184,7 @@ def make_network(settings: dict[str, Any]) -> torch.nn.Module:
         layers.append(group(width, outputs, 2 if number else 1))
         width = outputs
     head = SimCLRProjectionHead(width, width, settings["dimensions"], num_layers=3)
+    head.layers[-1].bias.requires_grad_(False)  # the release's last batch norm has no offset
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 

@@ -86,9 +86,7 @@ def compare(
     compared = 0
     with (
         # A killed process may take a moment to close its files.
-        tempfile.TemporaryDirectory(
-            prefix="simclr_tf_peers_", ignore_cleanup_errors=True
-        ) as folder,
+        tempfile.TemporaryDirectory(prefix="peers_", ignore_cleanup_errors=True) as folder,
         Turns(sides, folder, say, patience) as turns,
     ):
         path = os.path.join(folder, "images.npy")

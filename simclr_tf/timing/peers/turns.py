@@ -14,6 +14,8 @@ from simclr_tf.timing.peers.sides import Side
 
 _ROUNDS = 3  # at least
 _MOST_STEPS = 256  # of a round
+# For the names of sockets in it, by which the workers of a DataLoader send views.
+_LONGEST_FOLDER = 64
 Say = Callable[[str], None]
 
 
@@ -57,7 +59,9 @@ class Turns:
         """
         for number, side in enumerate(self._sides):
             log = os.path.join(self._folder, f"{number}.log")
-            environment = {**side.environment, "TMPDIR": self._folder}
+            environment = dict(side.environment)
+            if len(os.fsencode(self._folder)) <= _LONGEST_FOLDER:
+                environment["TMPDIR"] = self._folder
             try:
                 process = SideProcess(side.command, environment, log)
                 self._processes[side.name] = process
