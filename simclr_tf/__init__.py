@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from simclr_tf.checkpoints.release import load_release_weights
     from simclr_tf.config import Config
     from simclr_tf.datasets import open_source
+    from simclr_tf.datasets.disk_cache import OnDisk
     from simclr_tf.datasets.pipeline import evaluation_dataset, training_dataset
     from simclr_tf.errors import UserError
     from simclr_tf.evaluation.monitor import FeatureMonitor
@@ -64,6 +65,7 @@ __all__ = [
     "FeatureMonitor",
     "FeatureSplit",
     "MultiLabelClassifier",
+    "OnDisk",
     "ProjectionHead",
     "ResNet",
     "SimCLR",
@@ -94,6 +96,7 @@ _HOME = {
     "FeatureSplit": "evaluation.protocols",
     "LARS": "optim.lars",
     "MultiLabelClassifier": "training.multi_label",
+    "OnDisk": "datasets.disk_cache",
     "ProjectionHead": "models.heads",
     "ResNet": "models.resnet",
     "SimCLR": "training.simclr",

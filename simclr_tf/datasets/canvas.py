@@ -58,12 +58,11 @@ def resize_to_uint8(image: tf.Tensor, side: int) -> tf.Tensor:
     Returns:
         uint8 tensor with the same leading and channel dimensions.
     """
-    if image.dtype == tf.uint8:
-        image = tf.cast(image, tf.float32)
-    else:
+    if image.dtype != tf.uint8:
         image = pixel_values.to_float(image) * 255.0
     if side >= _LINES_FROM:
         return _resize_in_lines(image, side)
+    image = tf.cast(image, tf.float32)  # uint8 would come back as it is where it has that size
     return _rounded(tf.image.resize(image, (side, side), method="bicubic", antialias=True))
 
 
