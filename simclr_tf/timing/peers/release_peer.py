@@ -41,7 +41,7 @@ def prepare(settings: dict[str, Any]) -> protocol.Prepared:
 
 
 class Training:
-    """The release's model, optimizer, metrics and pipeline, under its strategy for GPUs and CPUs.
+    """The release's model, optimizer, metrics and pipeline, under its strategy.
 
     Args:
         release: Its module `run`.
@@ -58,7 +58,9 @@ class Training:
         self._release, self._threads = release, settings["threads"]
         pair = tensorflow_side.ready_views(settings["batch_size"], settings["image_size"])
         self._views = tf.concat(pair, -1)
-        self._strategy = tf.distribute.MirroredStrategy()
+        # One device, as the other sides use.
+        device = "GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0"
+        self._strategy = tf.distribute.MirroredStrategy([device])
         with self._strategy.scope():
             self.model = release.model_lib.Model(1)
             self.model(self._views[:2], training=False)
