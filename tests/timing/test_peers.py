@@ -49,7 +49,7 @@ def prepare(settings):
         if fails == "silence":
             time.sleep(600)
         if fails == "error":
-            raise RuntimeError("out of patience")
+            raise RuntimeError("in code:\\n\\n  far away\\n  out of patience")
         return Timed(settings["pace"] * steps, float("nan") if fails == "nan" else 4.8)
     description = {{"name": settings["name"] + " 1.0", "versions": "Fake 2.0", "device": "CPU",
                    "threads": settings["threads"], "parameters": settings["parameters"]}}
@@ -139,8 +139,12 @@ def test_sides_take_turns_and_nothing_is_left(notes: Path) -> None:
             "a is left out: it answered 'good morning', which is no object of JSON",
         ),
         ("silence", "end to end", "a is left out: no answer within 3 seconds"),
-        ("error", "step", "a is left out of step: RuntimeError: out of patience"),
-        ("error", "end to end", "a is left out of end to end: RuntimeError: out of patience"),
+        ("error", "step", "a is left out of step: RuntimeError: in code: out of patience"),
+        (
+            "error",
+            "end to end",
+            "a is left out of end to end: RuntimeError: in code: out of patience",
+        ),
         ("nan", "step", "a is left out of step: its loss became nan"),
     ],
 )

@@ -89,9 +89,12 @@ def untimed(threads: int) -> int:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Returns an error's kind and the first line of what it says."""
+    """Returns an error's kind and what it says: the first line, and the last after a colon."""
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = ": ".join([type(error).__name__, *said[:1]])
+    shown = said[:1]
+    if shown and shown[0].endswith(":"):  # as AutoGraph begins, with the user's code after it
+        shown = [shown[0].rstrip(":"), *said[1:][-1:]]
+    line = ": ".join([type(error).__name__, *shown])
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
