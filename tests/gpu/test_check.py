@@ -38,6 +38,7 @@ def strict(path: Path) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.second_lane
 def test_the_script_on_two_cpus(tmp_path: Path) -> None:
     flags = ("--allow_cpu", f"--out={tmp_path / 'out'}", "--minutes=20")
     done = processes.run(SCRIPT, *flags, env=NO_GPU, timeout=1200)

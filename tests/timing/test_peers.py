@@ -278,15 +278,8 @@ def test_what_another_interpreter_runs_needs_nothing_of_this_one(name: str) -> N
             assert node.level == 0 and str(node.module).partition(".")[0] in allowed
 
 
-EACH_LANE = [
-    pytest.param("first", marks=pytest.mark.one_lane),
-    pytest.param("second", marks=pytest.mark.second_lane),
-]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("lane", EACH_LANE)
-def test_this_package_trains(notes: Path, lane: str, short_rounds: None) -> None:
+def test_this_package_trains(notes: Path, short_rounds: None) -> None:
     from simclr_tf.timing.compute import make_simclr, parameter_count
 
     ours = Side(OURS, [sys.executable, "-m", "simclr_tf.timing.peers.ours"], sides._environment())
@@ -320,8 +313,7 @@ def test_lightly_trains_the_same_network(width: float, size: int, short_rounds: 
 
 @pytest.mark.slow
 @pytest.mark.skipif("SIMCLR_RELEASE" not in os.environ, reason="no SIMCLR_RELEASE")
-@pytest.mark.parametrize("lane", EACH_LANE)
-def test_the_release_trains_the_same_network(lane: str, short_rounds: None) -> None:
+def test_the_release_trains_the_same_network(short_rounds: None) -> None:
     lines = compare(*find_sides(os.environ["SIMCLR_RELEASE"], None, 1.0))
     assert_all_trained(lines, ["release", "release, no global_bn"])
 
