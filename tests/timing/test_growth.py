@@ -30,7 +30,7 @@ def test_rows_are_ratios_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_a_cell_trains_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = growth._in_a_process(Cell(8, 2, 8, 0.0625))
-    assert 0 < taken.seconds < 60 and taken.memory > 0
+    assert 0 < taken.seconds < 60 and taken.memory >= 0
 
 
 @pytest.mark.slow
