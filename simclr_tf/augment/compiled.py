@@ -37,7 +37,7 @@ Params = Mapping[str, tf.Tensor]
 
 
 def applies(options: Options, images: tf.Tensor, jit_compile: bool | None) -> bool:
-    """Returns whether views are made in compiled stages in the current context.
+    """Returns whether views are made by the compiled loop in the current context.
 
     Args:
         options: of the augmentation, as `check_options` returns them.
