@@ -155,8 +155,7 @@ def _opened(path: str, source: ImageSource, say: Callable[[str], None]) -> Decod
             f"({error.strerror}). Pass another --cache_dir."
         ) from error
     say(f"Using {len(images):,} decoded images in {path} ({in_words(images.size)}).")
-    bad, flat = images.notes["bad"], images.notes["flat"]
-    source.recall([(path, reason) for path, reason in bad], flat)
+    source.recall(images.notes["bad"], images.notes["flat"])
     return images
 
 
@@ -212,8 +211,7 @@ def _write(
     say(f"Decoding {count:,} images of {source.name} once, into {path}{size} ...")
     shape = tuple(spec.shape.as_list()) if stacked else None
     writer = DecodedWriter(file, shape, np.dtype(spec.dtype.as_numpy_dtype))
-    known, told = len(source.bad_images), time.monotonic()
-    started = told
+    started = told = time.monotonic()
     with source.user_errors():
         for position, example in enumerate(data.prefetch(8).as_numpy_iterator()):
             if not example["ok"]:
@@ -227,7 +225,8 @@ def _write(
                 say(f"... {writer.count:,} images, {in_words(writer.size)}")
     if not writer.count:
         raise none_readable(source)
-    writer.finish({"bad": source.bad_images[known:], "flat": sorted(source.flat_images)})
+    bad, flat = source.findings()
+    writer.finish({"bad": bad, "flat": flat})
     say(f"... done in {time.monotonic() - started:.1f} s, {in_words(writer.size)}.")
 
 

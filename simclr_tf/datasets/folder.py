@@ -272,6 +272,18 @@ class FolderSource(IndexedSource):
         files = self.paths if self._records is None else self._records.files
         return image_key((*said, how, *map(os.path.abspath, self.paths)), files)
 
+    def findings(self) -> tuple[list[tuple[int, str]], list[int]]:
+        """Returns the positions of files that failed to decode, or are flat."""
+        places = {path: place for place, path in enumerate(self.paths)}
+        bad = [(places[path], reason) for path, reason in self.bad_images if path in places]
+        return bad, sorted(places[path] for path in self.flat_images if path in places)
+
+    def recall(self, bad: Sequence[tuple[int, str]], flat: Sequence[int]) -> None:
+        """Takes up findings; skips unreadable files, or stops on the first."""
+        for place, reason in bad:
+            self._note_bad_image(self.paths[place], reason)
+        self.flat_images.update(self.paths[place] for place in flat)
+
     def _load(
         self, first: int, min_side: int | None, replace_bad: bool
     ) -> tuple[np.ndarray, np.ndarray, np.int64, np.bool_]:

@@ -181,16 +181,17 @@ class ImageSource(abc.ABC):
         del said
         return None
 
-    def recall(self, bad: Sequence[tuple[str, str]], flat: Sequence[str]) -> None:
-        """Takes up what an earlier pass over the same images has found.
+    def findings(self) -> tuple[list[tuple[int, str]], list[int]]:
+        """Returns what passes over the images have found, for `recall`.
 
-        Args:
-            bad: (path, reason) of unreadable images.
-            flat: paths of images of one flat colour.
+        Returns:
+            (position, reason) of unreadable images; positions of images of one flat colour.
         """
-        for path, reason in bad:
-            self._note_bad_image(path, reason)
-        self.flat_images.update(flat)
+        return [], []
+
+    def recall(self, bad: Sequence[tuple[int, str]], flat: Sequence[int]) -> None:
+        """Takes up what an earlier pass over the same images has found; see `findings`."""
+        del bad, flat
 
     def notices(self) -> list[str]:
         """Returns what a user should know of the images read so far, one line each."""

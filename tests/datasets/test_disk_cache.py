@@ -265,6 +265,20 @@ def test_unreadable_images_are_left_out_as_in_memory(tmp_path: Path) -> None:
         assert mapped.notices() == plain.notices() and len(plain.notices()) == 2
 
 
+def test_they_are_named_by_whatever_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known before the file is written, and found again from another working folder."""
+    source = broken(tmp_path / "photos")
+    first = source()
+    taken(first, 10, image_size=16)
+    assert len(first.notices()) == 2
+    kept(first, tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    again = open_source("photos", "all", eval_fraction=0.5)
+    assert kept(again, tmp_path / "cache")[1][0].startswith("Using 9")
+    assert [path for path, _ in again.bad_images] == ["photos/a/4.png"]
+    assert again.flat_images == {"photos/a/6.png"}
+
+
 def test_found_again_they_stop_a_run_that_does_not_skip_them(tmp_path: Path) -> None:
     source = broken(tmp_path / "photos")
     found, _ = kept(source(), tmp_path / "cache")
