@@ -194,9 +194,9 @@ def five_steps(
 
 def half_precision(setting: Setting, name: str) -> Iterator[Row]:
     """The loss and the gradient of one step in half precision, against float32 on the CPU."""
-    optimizer = scaled(gradient_step()) if name == "float16" else gradient_step()
     with tf32(False):
         with setting.on_device():
+            optimizer = scaled(gradient_step()) if name == "float16" else gradient_step()
             ours = trained(make_half(setting, name), optimizer, data_set(setting, 1), False)
         expected = _on_the_cpu(setting, make_simclr, gradient_step, 1)
     yield compared("loss", ours.losses, expected.losses, HALF_LOSS)
