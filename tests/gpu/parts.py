@@ -105,6 +105,9 @@ def _with_xla(setting: Setting) -> Parts:
             timed = partial(speed.compiled_steps, setting, step, name)
             words = "float32" if name == "none" else name
             parts[f"speed: {_named(step)}, {words} with XLA"] = timed
+    for size in setting.sizes.timed_views:
+        timed = partial(speed.views, setting, size, with_xla=True)
+        parts[f"speed: views of {size[1]} pixels with XLA"] = timed
     return parts
 
 

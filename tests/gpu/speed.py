@@ -63,8 +63,8 @@ def compiled_steps(
     yield from _measured(setting, sides, images)
 
 
-def views(setting: Setting, size: tuple[int, int, int]) -> Iterator[Row]:
-    """Both views of every image, alone, without XLA and with it."""
+def views(setting: Setting, size: tuple[int, int, int], with_xla: bool = False) -> Iterator[Row]:
+    """Both views of every image, alone; with XLA beside those without, if asked."""
     source, pixels, images = size
 
     def sides(batch: int) -> Sides:
@@ -79,7 +79,8 @@ def views(setting: Setting, size: tuple[int, int, int]) -> Iterator[Row]:
             )
             return lambda: function(tf.constant([0, next(calls)]))
 
-        return {"two views": side(False), "two views, XLA": side(True)}
+        plain = {"two views": side(False)}
+        return {**plain, "two views, XLA": side(True)} if with_xla else plain
 
     yield from _measured(setting, sides, images)
 
@@ -137,8 +138,7 @@ def _measured(
         try:
             with setting.on_device():
                 sides = make_sides(images)
-                for side in sides.values():
-                    wait_for(side())
+                times = in_turn(sides, setting.sizes.seconds)
             break
         except tf.errors.ResourceExhaustedError:
             sides = {}
@@ -150,7 +150,6 @@ def _measured(
     if network is not None:
         _fitting[network] = images
     with setting.on_device():
-        times = in_turn(sides, setting.sizes.seconds)
         first = next(iter(times.values()))[1]
         for name, quartiles in times.items():
             ratio = first / quartiles[1] if len(times) > 1 else None
