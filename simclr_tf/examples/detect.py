@@ -29,21 +29,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _detect(given: argparse.Namespace) -> None:
-    output = check_scene_arguments(given)
+    training, output = check_scene_arguments(given)
     check_pycocotools()
     start_tensorflow()
     from simclr_tf.examples import detection
 
     encoder, digit_side = load_scene_encoder(given)
-    compared = detection.compare(
-        encoder,
-        digit_side,
-        scenes=given.scenes,
-        test_scenes=given.test_scenes,
-        steps=given.steps,
-        batch_size=given.batch_size,
-        seed=given.seed,
-    )
+    compared = detection.compare(encoder, digit_side, **training)
     ours, theirs = compared.pretrained, compared.scratch
     print(
         f"Average precision over ten digits, {given.scenes} labelled scenes, {given.steps} steps: "

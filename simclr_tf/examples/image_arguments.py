@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from typing import TypedDict
 
 from simclr_tf.cli import Arguments, add_data_arguments
 from simclr_tf.errors import UserError
 from simclr_tf.images.transparency import TRANSPARENT
+
+
+class Embedding(TypedDict):
+    """Which images are embedded and how, as `retrieve` and `verify` take it."""
+
+    split: str
+    data_dir: str | None
+    endpoint: str
+    image_size: int | None
+    transparent: str | None
+    image_column: str | None
+    label_column: str | None
+    max_images: int
+    batch_size: int
+    seed: int
 
 
 def add_image_arguments(arguments: Arguments, model: str, split: str, seed: str) -> None:
@@ -36,8 +52,8 @@ def add_image_arguments(arguments: Arguments, model: str, split: str, seed: str)
     add("--seed", type=int, default=0, help=f"{seed} (default 0)")
 
 
-def check_image_arguments(given: argparse.Namespace, *more: str) -> None:
-    """Refuses numbers out of range.
+def check_image_arguments(given: argparse.Namespace, *more: str) -> Embedding:
+    """Refuses numbers out of range; returns which images are embedded and how.
 
     Args:
         given: The parsed arguments.
@@ -52,3 +68,15 @@ def check_image_arguments(given: argparse.Namespace, *more: str) -> None:
             raise UserError(f"Expected --{name} of at least 1; received: {value}.")
     if given.seed < 0:
         raise UserError(f"Expected --seed of at least 0; received: {given.seed}.")
+    return Embedding(
+        split=given.split,
+        data_dir=given.data_dir,
+        endpoint=given.endpoint,
+        image_size=given.image_size,
+        transparent=given.transparent,
+        image_column=given.image_column,
+        label_column=given.label_column,
+        max_images=given.max_images,
+        batch_size=given.batch_size,
+        seed=given.seed,
+    )

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _retrieve(given: argparse.Namespace) -> None:
-    check_image_arguments(given, "neighbours", "queries")
+    embedding = check_image_arguments(given, "neighbours", "queries")
     output = check_picture(given.output, given.overwrite)
     start_tensorflow()
     from simclr_tf.examples import retrieval
@@ -43,18 +43,9 @@ def _retrieve(given: argparse.Namespace) -> None:
         given.saved_model,
         given.dataset,
         output,
-        split=given.split,
-        data_dir=given.data_dir,
-        endpoint=given.endpoint,
-        image_size=given.image_size,
-        transparent=given.transparent,
-        image_column=given.image_column,
-        label_column=given.label_column,
         neighbours=given.neighbours,
         queries=given.queries,
-        max_images=given.max_images,
-        batch_size=given.batch_size,
-        seed=given.seed,
+        **embedding,
     ):
         print(line)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from simclr_tf.cli import Arguments
 from simclr_tf.errors import UserError
@@ -11,6 +11,16 @@ from simclr_tf.examples.pictures import check_picture
 
 if TYPE_CHECKING:
     from tensorflow import keras
+
+
+class SceneTraining(TypedDict):
+    """How long is trained on how many scenes, as `compare` takes it."""
+
+    scenes: int
+    test_scenes: int
+    steps: int
+    batch_size: int
+    seed: int
 
 
 def add_scene_arguments(arguments: Arguments) -> None:
@@ -39,8 +49,8 @@ def add_scene_arguments(arguments: Arguments) -> None:
     arguments.add_argument("--overwrite", action="store_true", help="replace an existing picture")
 
 
-def check_scene_arguments(given: argparse.Namespace) -> str | None:
-    """Refuses numbers out of range; returns the picture to write, None where none is.
+def check_scene_arguments(given: argparse.Namespace) -> tuple[SceneTraining, str | None]:
+    """Refuses numbers out of range; returns the training's, and the picture to write, if any.
 
     Args:
         given: The parsed arguments.
@@ -59,7 +69,14 @@ def check_scene_arguments(given: argparse.Namespace) -> str | None:
             f"Expected an even --batch_size of at most {given.scenes}, the scenes; received: "
             f"{given.batch_size}. Pass another."
         )
-    return check_picture(given.output, given.overwrite) if given.output else None
+    training = SceneTraining(
+        scenes=given.scenes,
+        test_scenes=given.test_scenes,
+        steps=given.steps,
+        batch_size=given.batch_size,
+        seed=given.seed,
+    )
+    return training, check_picture(given.output, given.overwrite) if given.output else None
 
 
 def load_scene_encoder(given: argparse.Namespace) -> tuple[keras.Model, int]:

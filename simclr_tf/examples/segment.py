@@ -27,20 +27,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _segment(given: argparse.Namespace) -> None:
-    output = check_scene_arguments(given)
+    training, output = check_scene_arguments(given)
     start_tensorflow()
     from simclr_tf.examples import segmentation
 
     encoder, digit_side = load_scene_encoder(given)
-    compared = segmentation.compare(
-        encoder,
-        digit_side,
-        scenes=given.scenes,
-        test_scenes=given.test_scenes,
-        steps=given.steps,
-        batch_size=given.batch_size,
-        seed=given.seed,
-    )
+    compared = segmentation.compare(encoder, digit_side, **training)
     print(
         f"Mean IoU over ten digits, {given.scenes} labelled scenes, {given.steps} steps: "
         f"{compared.pretrained:.3f} pretrained, {compared.scratch:.3f} from scratch."

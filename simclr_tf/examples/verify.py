@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _verify(given: argparse.Namespace) -> None:
-    check_image_arguments(given)
+    embedding = check_image_arguments(given)
     if given.pairs < 4:
         raise UserError(f"Expected --pairs of at least 4; received: {given.pairs}.")
     if given.seed >= 2**31:
@@ -55,17 +55,8 @@ def _verify(given: argparse.Namespace) -> None:
         given.dataset,
         output,
         two=two,
-        split=given.split,
-        data_dir=given.data_dir,
-        endpoint=given.endpoint,
-        image_size=given.image_size,
-        transparent=given.transparent,
-        image_column=given.image_column,
-        label_column=given.label_column,
         most_pairs=given.pairs,
-        max_images=given.max_images,
-        batch_size=given.batch_size,
-        seed=given.seed,
+        **embedding,
     ):
         print(line)
 
