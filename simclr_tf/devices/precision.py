@@ -67,8 +67,7 @@ def choose(use_tpu: bool = False) -> Choice:
 
     TPU: bfloat16. GPU, by its compute capability: from 8.0 bfloat16, from 7.0 float16, else
     float32; of several the oldest decides, and one that reports no capability gets float32.
-    Processor: bfloat16 if it has matrix instructions for it (amx_bf16), else float32: AVX-512's
-    bfloat16 instructions were measured to be slower than float32, for narrow and wide networks.
+    Processor: bfloat16 if it has instructions for it (amx_bf16, avx512_bf16), else float32.
 
     Args:
         use_tpu: Whether a TPU that TensorFlow is not connected to yet will be used.

@@ -26,6 +26,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     def become(features: tuple[str, ...] | None) -> None:
         monkeypatch.setattr(processor, "cpu_features", lambda: features)
         monkeypatch.setattr(convolution, "accelerated", lambda: False)
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [])
 
     yield become
@@ -52,13 +53,25 @@ def convolved(dtype: str) -> set[str]:
     return {op.outputs[0].dtype.name for op in found}
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_convolutions_take_a_type_that_is_fast_here(cpu: Any, dtype: str) -> None:
-    for features in (OLD, OLD + ("avx512f", "avx512_bf16"), None):
+@pytest.mark.parametrize(
+    ("dtype", "fast"),
+    [
+        ("bfloat16", [("avx512f", "avx512_bf16"), NEW]),
+        ("float16", [(*NEW, "avx512_fp16", "amx_fp16")]),
+    ],
+)
+def test_convolutions_take_a_type_that_is_fast_here(
+    cpu: Any, dtype: str, fast: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = [OLD, (*OLD, "avx512f", "avx512_fp16"), None]
+    for features in slow + ([NEW] if dtype == "float16" else []):
         cpu(features)
         assert convolved(dtype) == {"float32"}, features
-    cpu((*NEW, "amx_fp16"))
-    assert convolved(dtype) == {dtype}
+    for features in fast:
+        cpu(features)
+        assert convolved(dtype) == {dtype}, features
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    assert convolved(dtype) == {"float32"}
 
 
 def test_convolutions_of_a_gpu_keep_their_type(cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
