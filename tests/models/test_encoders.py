@@ -204,15 +204,8 @@ def test_one_of_each_family_builds_runs_and_loads(
     x = np.random.default_rng(2).uniform(size=(1, 96, 96, 3)).astype(np.float32)
     features = encoder(x)
     assert features.shape == (1, encoder.output_shape[1])
-    if name not in (
-        "DenseNet121",
-        "InceptionV3",
-        "NASNetMobile",
-        "ResNet50V2",
-        "VGG16",
-        "Xception",
-    ):
-        # Those are stacks of layers that the others hold; building them again takes as long.
+    if name in ("MobileNet", "MobileNetV3Small", "ConvNeXtTiny", "EfficientNetV2B0", "RegNetY002"):
+        # The others are stacks of layers that these hold; building them again takes as long.
         encoder.save(tmp_path / "encoder.keras")
         again = keras.models.load_model(tmp_path / "encoder.keras")
         np.testing.assert_allclose(again(x), features, rtol=1e-4, atol=1e-5)

@@ -29,7 +29,7 @@ TINY = ["--seconds=0.01", "--batch_size=4"]
             marks=[pytest.mark.slow, pytest.mark.one_lane],
         ),
         pytest.param(
-            ["input", "--image_size=8", "--width_multiplier=0.125"],
+            ["input", "--image_size=8", "--width_multiplier=0.125", "--dataset=mnist_5k"],
             ["as trained", "in any order", "cached", "waits for data", "bytes an image"],
             marks=[pytest.mark.slow, pytest.mark.one_lane],  # the step above trains on both
         ),
