@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from simclr_tf.cli import Arguments, run_command
-from simclr_tf.devices.quiet import start_tensorflow
+from simclr_tf.devices.quiet import start_tensorflow, start_xla
 from simclr_tf.errors import UserError
 
 _WHAT = {
@@ -171,10 +171,11 @@ def _rows(given: argparse.Namespace) -> Iterable[str]:
 
     image_size, seconds = given.image_size or 32, given.seconds or 5.0
     size = given.batch_size or {"step": 64, "input": 64, "loss": 8192}.get(what, 256)
-    if what == "augment":
-        return compute.augmentation(image_size, size, seconds)
     if what in ("loss", "losses"):
         return getattr(compute, what)(size, seconds)
+    start_xla()  # views are compiled
+    if what == "augment":
+        return compute.augmentation(image_size, size, seconds)
     if what == "input":
         from simclr_tf.timing.input_pipeline import Timing, input_pipeline
 

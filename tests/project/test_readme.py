@@ -137,7 +137,7 @@ def test_every_preset_and_listed_flag_exists() -> None:
         "max_images", "test_split", "supervised_dir", "space", "trials", "metric", "sampler",
         "sampler_seed", "sweep_dir", "retry_failed", "left", "right", "scenes",
         "pairs", "steps", "digit_size", "seconds", "release", "lightly_python", "batch_size",
-        "images", "profile",
+        "images", "profile", "depth",
     }  # fmt: skip
     known = set(Config.__dataclass_fields__) | {"preset", "help", "flagfile"}
     assert flags - other_programs <= known
