@@ -125,7 +125,7 @@ def _make_images(image_size: int, batch_size: int) -> np.ndarray:
     """Returns noise, uint8 (N, size, size, 3): no side's speed depends on what images show."""
     shape = (image_size, image_size, 3)
     count = max(batch_size, min(_IMAGES, _IMAGE_BYTES // int(np.prod(shape))))
-    return np.random.RandomState(0).randint(0, 256, (count, *shape), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
 
 
 def _can_compare(names: Mapping[str, Any]) -> bool:
