@@ -65,5 +65,5 @@ def multiplies_fast(type_name: str) -> bool:
 
 
 def _uses_onednn() -> bool:
-    """Returns whether TensorFlow uses oneDNN, which is its default where `multiplies_fast` asks."""
-    return os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("1", "true")
+    """Returns whether TensorFlow uses oneDNN, its default where there are such instructions."""
+    return os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower() not in ("0", "false")

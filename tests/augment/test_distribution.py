@@ -204,8 +204,7 @@ ERRORS = [
 )
 def test_planted_errors_are_found(recorded, monkeypatch, sigma_of_the_recording, case, error, form):
     changes = planted(monkeypatch, error)
-    count = COUNT[error] * (3 if form is host_statistics else 1)
-    ours = first(form(recorded, case, **changes), count)
+    ours = first(form(recorded, case, **changes), COUNT[error])
     assert smallest_p(ours, recorded[f"{case}_stats"]) < LEVEL
 
 

@@ -70,8 +70,9 @@ def test_convolutions_take_a_type_that_is_fast_here(
     for features in fast:
         cpu(features)
         assert convolved(dtype) == {dtype}, features
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    assert convolved(dtype) == {"float32"}
+    for value, type_name in (("0", "float32"), ("false", "float32"), ("1", dtype)):
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value)
+        assert convolved(dtype) == {type_name}, value
 
 
 def test_convolutions_of_a_gpu_keep_their_type(cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:

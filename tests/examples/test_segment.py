@@ -16,7 +16,6 @@ from tensorflow import keras
 from simclr_tf.datasets import open_source
 from simclr_tf.errors import UserError
 from simclr_tf.examples import segmentation
-from simclr_tf.examples.scene_training import beside_scratch
 from simclr_tf.examples.scenes import make_scenes
 from simclr_tf.examples.segment import main
 from simclr_tf.examples.segmentation import (
@@ -206,28 +205,6 @@ def test_no_pyramid_is_refused() -> None:
     for encoder in (make_encoder("mlp:16", image_size=32), wrap_encoder(convolutional)):
         with pytest.raises(UserError, match="takes 32 x 32 alone"):
             pyramid_segmenter(encoder, side=96, num_classes=3)
-
-
-@pytest.mark.one_lane
-def test_both_networks_begin_alike_but_for_the_encoder() -> None:
-    """The encoder that is given is as fresh as the other: drawn from the same seed."""
-    keras.utils.set_random_seed(0)
-    encoder = ResNet(18, 0.125, cifar_stem=True)
-    kernel = encoder.trainable_variables[0]
-    kernel.assign(2 * tf.convert_to_tensor(kernel))  # as if trained
-
-    def begun(network: keras.Model) -> list[np.ndarray]:
-        return pyramid_segmenter(network, side=32, num_classes=3).get_weights()
-
-    pretrained, fresh = beside_scratch(encoder, 0, begun)
-    assert len(pretrained) == len(fresh) > 100
-    unlike = [
-        number
-        for number, (ours, theirs) in enumerate(zip(pretrained, fresh, strict=True))
-        if not np.array_equal(ours, theirs)
-    ]
-    assert len(unlike) == 1
-    np.testing.assert_array_equal(pretrained[unlike[0]], 2 * fresh[unlike[0]])
 
 
 # The command.
