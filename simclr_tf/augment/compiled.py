@@ -7,8 +7,8 @@ one core. Here each view is cropped by itself, and coloured and blurred only whe
 say so, while other cores work on other views. The loop is within the compiled function: views of
 224 pixels launched one by one, or stage by stage, take half as long again.
 
-A view is kept as (height, channels, width): its planes are contiguous for the colour operations,
-and blurring rows or columns is one matrix product either way, without a transposition.
+A view is kept as (height, channels, width): its planes are contiguous for the colour operations and
+for blurring along either side.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from simclr_tf.images import geometry, resizing
 # Up to this many pixels, views are compiled where that is asked for alone: it takes seconds, which
 # few steps do not win back.
 _SMALL = 64 * 64
-# Pixels along a side that are computed at a time; the matrix of each such band is narrow, as the
-# whole one is zero far from its diagonal.
-_TILE = 28
+# Columns of a crop that are computed at a time: the matrix of such a band is narrow, as the whole
+# one is zero far from its diagonal.
+_TILE = 16
 
 Params = Mapping[str, tf.Tensor]
 
@@ -175,19 +175,21 @@ class ViewStages:
         """Returns the crop `box` (y, x, height, width) of (H, W, C), resized: a view."""
         height, width = self.options["size"]
         rows, columns, channels = image.shape
-        # Rows first: they are contiguous, and stay bytes where the image has bytes.
-        x = tf.reshape(image, [rows, columns * channels])
-        scale = 1.0 if image.dtype.is_floating else 1.0 / image.dtype.max
-        first, matrix = resizing.resize_bands(
-            box[0], box[2], rows, height, tf.constant(False), _TILE
+        # Rows first, each from the four that it lies between: they are contiguous.
+        first, weights = resizing.resize_bands(
+            box[0], box[2], rows, height, tf.constant(False), tile=1
         )
-        read = [matrix.shape[2], columns * channels]
-        x = [
-            tf.matmul(matrix[t] * scale, tf.cast(_read(x, [first[t], 0], read), tf.float32))
-            for t in range(matrix.shape[0])
-        ]
-        x = tf.reshape(tf.concat(x, 0)[:height], [height, columns, channels])
-        x = tf.reshape(tf.transpose(x, [0, 2, 1]), [height * channels, columns])
+        whole = tf.reduce_sum(weights, axis=2)  # one, up to rounding
+        x = tf.reshape(image, [rows, columns * channels])
+        x = tf.add_n(
+            [weights[:, :, k] * tf.cast(tf.gather(x, first + k), tf.float32)
+             for k in range(weights.shape[2])]
+        )  # fmt: skip
+        # XLA computes a quotient once, but would compute a product again in each band below.
+        x = x / (whole if image.dtype.is_floating else whole * image.dtype.max)
+        # Columns lie apart: products with narrow matrices are faster than their pixels one by one.
+        x = tf.transpose(tf.reshape(x, [height, columns, channels]), [0, 2, 1])
+        x = tf.reshape(x, [height * channels, columns])
         first, matrix = resizing.resize_bands(box[1], box[3], columns, width, flip, _TILE)
         read = [height * channels, matrix.shape[2]]
         x = [
@@ -197,24 +199,12 @@ class ViewStages:
         return tf.reshape(tf.concat(x, 1)[:, :width], [height, channels, width])
 
     def _blurred(self, view: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
-        height, channels, width = view.shape
-        reach = blur_kernel_size(height) // 2
-        view = geometry.clip(view)
-        matrix = geometry.blur_matrix(sigma[tf.newaxis], height, reach)[0]
-        x = tf.reshape(view, [height, channels * width])
-        x = tf.concat(
-            [tf.matmul(matrix[at, near], x[near]) for at, near in _bands(height, reach)], 0
-        )
-        matrix = geometry.blur_matrix(sigma[tf.newaxis], width, reach)[0]
-        x = tf.reshape(x, [height * channels, width])
-        x = tf.concat(
-            [
-                tf.matmul(x[:, near], matrix[at, near], transpose_b=True)
-                for at, near in _bands(width, reach)
-            ],
-            1,
-        )
-        return tf.reshape(x, [height, channels, width])
+        reach = blur_kernel_size(view.shape[0]) // 2
+        taps = tf.exp(-0.5 * tf.square(tf.range(reach + 1, dtype=tf.float32) / sigma))
+        total = 2.0 * tf.reduce_sum(taps) - 1.0  # of all taps: the first, 1, stands alone
+        # The views' margin is zero, also after the first sum. Both quotients are as the crop's.
+        x = tf.pad(geometry.clip(view), [[reach, reach], [0, 0], [reach, reach]]) / total
+        return _sum_of_shifted(_sum_of_shifted(x, taps, 0) / total, taps, 2)
 
 
 def _compiled(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
@@ -245,10 +235,23 @@ def _read(x: tf.Tensor, start: list[int | tf.Tensor], size: list[int]) -> tf.Ten
     return gen_xla_ops.xla_dynamic_slice(x, start, size)
 
 
-def _bands(size: int, reach: int) -> list[tuple[slice, slice]]:
-    """Returns tiles of 0..size-1, each with the range within `reach` of it."""
-    return [
-        (slice(low, min(low + _TILE, size)),
-         slice(max(0, low - reach), min(low + _TILE + reach, size)))
-        for low in range(0, size, _TILE)
-    ]  # fmt: skip
+def _sum_of_shifted(x: tf.Tensor, taps: tf.Tensor, axis: int) -> tf.Tensor:
+    """Returns the symmetric convolution along an axis of three, shorter by a margin on both sides.
+
+    Adding what is contiguous is faster than multiplying by the narrow matrices of a blur.
+
+    Args:
+        x: Of rank 3.
+        taps: Half of them, (reach + 1,): the first, of the middle, is 1.
+        axis: Along which.
+    """
+    reach = taps.shape[0] - 1
+    begin, size = [0, 0, 0], x.shape.as_list()
+    size[axis] -= 2 * reach
+
+    def shifted(by: int) -> tf.Tensor:
+        begin[axis] = reach + by
+        return tf.slice(x, begin, size)
+
+    sides = [taps[k] * (shifted(-k) + shifted(k)) for k in range(1, reach + 1)]
+    return tf.add_n([shifted(0), *sides])

@@ -47,7 +47,8 @@ def resize_bands(
         size_in: pixels of the source.
         size_out: pixels of the result.
         flip: scalar boolean: where true the result runs backwards.
-        tile: pixels of the result in a band; the last band may extend beyond the result.
+        tile: pixels of the result in a band; the last band may extend beyond the result. A band
+            of one pixel reads the four source pixels that its interpolation takes.
 
     Returns:
         For each of the T bands the first source pixel that it reads, int32 (T,), and its matrix
@@ -64,7 +65,7 @@ def resize_bands(
     centre = _centres(start[tf.newaxis], length[tf.newaxis], size_out, flip[tf.newaxis])
     last = tf.repeat(centre[:, -1:], bands * tile - size_out, axis=1)
     centre = tf.reshape(tf.concat([centre, last], 1), [bands, tile])
-    reads = min(size_in, math.ceil(tile * size_in / size_out) + 5)
+    reads = min(size_in, math.ceil((tile - 1) * size_in / size_out) + 4)
     first = tf.math.floor(tf.reduce_min(centre, axis=1)) - 1.0
     first = tf.clip_by_value(first, 0.0, float(size_in - reads))
     pixels = first[:, tf.newaxis, tf.newaxis] + tf.range(reads, dtype=tf.float32)

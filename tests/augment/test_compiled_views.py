@@ -83,6 +83,11 @@ def test_small_views(count):
 
 
 @pytest.mark.one_lane
+def test_views_too_small_for_a_blur():
+    assert_equal(*both(images_of(2, 20, 20), image_size=18, augmentations="crop,blur"))
+
+
+@pytest.mark.one_lane
 @pytest.mark.parametrize("side", [32, 36])
 def test_views_without_a_crop(side):
     assert_equal(*both(images_of(3, side, side), image_size=32, augmentations="flip,color"))
@@ -129,17 +134,25 @@ def test_not_inside_xla_nor_eagerly(monkeypatch):
     assert layer._compiled is None
 
 
-@pytest.mark.parametrize(("size_in", "size_out"), [(320, 224), (224, 224), (30, 100), (9, 33)])
+@pytest.mark.parametrize(
+    ("size_in", "size_out"), [(320, 224), (224, 224), (30, 100), (9, 33), (3, 7)]
+)
 @pytest.mark.parametrize("flip", [False, True])
-def test_bands_are_the_whole_resize(size_in, size_out, flip):
+@pytest.mark.parametrize("tile", [1, 16])
+def test_bands_are_the_whole_resize(size_in, size_out, flip, tile):
     """Each band read back into one matrix, against the pixels that a resize of ones moves."""
     for start, length in ((0.0, size_in), (2.25, size_in / 2), (size_in - 3.0, 3.0)):
         first, bands = resizing.resize_bands(
-            tf.constant(start), tf.constant(float(length)), size_in, size_out, tf.constant(flip), 16
+            tf.constant(start),
+            tf.constant(float(length)),
+            size_in,
+            size_out,
+            tf.constant(flip),
+            tile,
         )
-        matrix = np.zeros([bands.shape[0] * 16, size_in])
+        matrix = np.zeros([bands.shape[0] * tile, size_in])
         for t, (low, band) in enumerate(zip(first.numpy(), bands.numpy(), strict=True)):
-            matrix[16 * t : 16 * t + 16, low : low + band.shape[1]] = band
+            matrix[tile * t : tile * (t + 1), low : low + band.shape[1]] = band
         unit = tf.reshape(tf.eye(size_in), [1, size_in, size_in, 1])  # what column j gives
         box = [[0.0, start, size_in, length]]
         moved = geometry.crop_and_resize(unit, box, size_in, size_out, flip=[flip])
@@ -157,7 +170,8 @@ def test_one_compilation_serves_every_draw():
     fixed = {node.name for node in loop if node.op == "Const"}
     assert all(node.input[1].split(":")[0] in fixed for node in loop if node.op == "Slice")
     reads = [node for node in loop if node.op == "XlaDynamicSlice"]
-    assert len(reads) == 3 + 2 * 3  # image and parameters; bands of 28 pixels, twice
+    assert len(reads) == 3 + 5  # image and parameters; bands of 16 columns
+    assert sum(node.op == "GatherV2" for node in loop) == 4  # the rows
 
 
 @pytest.mark.parametrize(
