@@ -12,6 +12,7 @@ from absl import logging
 from simclr_tf.datasets.canvas import squash
 from simclr_tf.datasets.in_memory import InMemorySource
 from simclr_tf.datasets.source import ImageSource, Key
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.devices.memory import available_memory, in_words
 from simclr_tf.errors import UserError
 
@@ -82,7 +83,7 @@ def decoded_examples(source: ImageSource, canvas: int | None) -> tf.data.Dataset
             example["image"] = squash(example["image"], canvas)
         return example
 
-    return source.ordered_keys().map(load, tf.data.AUTOTUNE, deterministic=True)
+    return untuned(source.ordered_keys().map(load, tf.data.AUTOTUNE, deterministic=True))
 
 
 def none_readable(source: ImageSource) -> UserError:

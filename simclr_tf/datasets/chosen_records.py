@@ -10,6 +10,7 @@ from absl import logging
 
 from simclr_tf.datasets.positions import flags_at, keep_flagged, on_host
 from simclr_tf.datasets.source import ImageSource, IndexedSource
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.devices.memory import in_words, machine_memory
 from simclr_tf.errors import UserError
 
@@ -55,7 +56,7 @@ class ChosenRecords(IndexedSource):
             if self._records is None:
                 logging.info("Reading %d records of '%s' ...", self.num_examples, self.name)
                 records = keep_flagged(self._whole.ordered_keys(), flags_at(self._positions))
-                held = list(records.prefetch(64).as_numpy_iterator())
+                held = list(untuned(records).prefetch(64).as_numpy_iterator())
                 self._records = tf.constant(held, tf.string)
         return self._records
 

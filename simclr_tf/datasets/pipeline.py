@@ -13,6 +13,7 @@ from simclr_tf.datasets.canvas import host_size, squash
 from simclr_tf.datasets.disk_cache import OnDisk, on_disk
 from simclr_tf.datasets.shuffling import balanced_order
 from simclr_tf.datasets.source import ImageSource, IndexedSource, Key
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.errors import UserError
 from simclr_tf.images import geometry, pixel_values
 from simclr_tf.typing import Batch
@@ -262,4 +263,4 @@ def _with_options(
     # so where this worker reads only its share already.
     policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = policy.OFF if sharded else policy.DATA
-    return data.with_options(options)
+    return untuned(data.with_options(options))

@@ -13,6 +13,7 @@ from absl import logging
 
 from simclr_tf.datasets.canvas import resize_to_uint8, to_uint8
 from simclr_tf.datasets.shuffling import random_order
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.errors import UserError
 
 Key: TypeAlias = "tf.Tensor | dict[str, tf.Tensor]"
@@ -135,7 +136,7 @@ class ImageSource(abc.ABC):
 
     def _read_labels(self) -> np.ndarray:
         labels = self.ordered_keys().map(lambda key: self.decode(key)["label"], tf.data.AUTOTUNE)
-        return np.fromiter(labels.as_numpy_iterator(), np.int64)
+        return np.fromiter(untuned(labels).as_numpy_iterator(), np.int64)
 
     @abc.abstractmethod
     def subset(self, positions: np.ndarray) -> ImageSource:
@@ -257,7 +258,8 @@ class ImageSource(abc.ABC):
             return {**example, "image": to_uint8(image)}
 
         with self.user_errors():
-            examples = list(keys.map(decode, tf.data.AUTOTUNE).as_numpy_iterator())
+            data = untuned(keys.map(decode, tf.data.AUTOTUNE))
+            examples = list(data.as_numpy_iterator())
         examples = [example for example in examples if example["ok"]]
         images = np.stack([example["image"] for example in examples])
         labels = np.stack([e["label"] for e in examples]) if self.labelled else None

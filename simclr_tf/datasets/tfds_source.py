@@ -17,6 +17,7 @@ from simclr_tf.datasets.shuffling import random_order, shuffle_for_epoch
 from simclr_tf.datasets.source import ImageSource, Key
 from simclr_tf.datasets.splits import SplitRange, resolve_split
 from simclr_tf.datasets.tfds_builder import prepared_builder
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.errors import UserError
 from simclr_tf.images import pixel_values, transparency, transparency_ops
 
@@ -203,7 +204,7 @@ class TfdsSource(ImageSource):
             return tf.cast(example[self._label_key], tf.int64)
 
         labels = self.ordered_keys().map(label_of, tf.data.AUTOTUNE, deterministic=True)
-        self._labels = np.fromiter(labels.prefetch(1024).as_numpy_iterator(), np.int64)
+        self._labels = np.fromiter(untuned(labels).prefetch(1024).as_numpy_iterator(), np.int64)
         return self._labels
 
     def image_key(self, *said: object) -> str | None:

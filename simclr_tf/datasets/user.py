@@ -12,6 +12,7 @@ import tensorflow as tf
 from simclr_tf.datasets.positions import flags_at, keep_flagged, on_host, only_at
 from simclr_tf.datasets.shuffling import shuffle_for_epoch
 from simclr_tf.datasets.source import ImageSource
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.errors import UserError
 from simclr_tf.images import pixel_values
 
@@ -129,7 +130,7 @@ class UserSource(ImageSource):
         """Reads all elements once, at the first call."""
         if self._labels is None:
             labels = self._dataset.map(lambda element: tf.cast(element["label"], tf.int64))
-            self._labels = np.fromiter(labels.as_numpy_iterator(), np.int64)
+            self._labels = np.fromiter(untuned(labels).as_numpy_iterator(), np.int64)
         return self._labels
 
     def subset(self, positions: np.ndarray) -> UserSource:

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from simclr_tf.datasets import ImageSource, open_source
 from simclr_tf.datasets.pipeline import evaluation_view
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.errors import UserError
 from simclr_tf.files.atomic_file import new_file
 from simclr_tf.files.json_files import write_json
@@ -239,7 +240,7 @@ def _read(source: ImageSource, contract: InputContract, max_images: int) -> _Ima
         deterministic=True,
     )
     with source.user_errors():
-        pairs = [(image.numpy(), int(label)) for image, label in data.prefetch(2)]
+        pairs = [(image.numpy(), int(label)) for image, label in untuned(data).prefetch(2)]
     known = [(image, label) for image, label in pairs if label >= 0]
     if not known:
         raise UserError(

@@ -13,6 +13,7 @@ import tensorflow as tf
 from simclr_tf.datasets.canvas import to_uint8
 from simclr_tf.datasets.pipeline import evaluation_view
 from simclr_tf.datasets.source import ImageSource, Key
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.errors import UserError
 from simclr_tf.features.exported import ExportedModel
 from simclr_tf.files.load_failures import one_line
@@ -187,7 +188,7 @@ def feature_batches(
         return loaded
 
     data = source.ordered_keys().enumerate().skip(start)
-    data = data.map(load, tf.data.AUTOTUNE, deterministic=True).batch(batch_size)
+    data = untuned(data.map(load, tf.data.AUTOTUNE, deterministic=True)).batch(batch_size)
     seen = start
     # A fixed number of batches in flight: autotuning would use more memory without any gain.
     for batch in data.prefetch(2):

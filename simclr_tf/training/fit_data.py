@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.errors import UserError
 from simclr_tf.images import pixel_values
 from simclr_tf.training import labels, structures
@@ -113,7 +114,7 @@ def checked_dataset(data: tf.data.Dataset, rules: Rules) -> tf.data.Dataset:
         labels.check_form(classes.shape, classes.dtype, rules.labels)
         needs_check = True
     if not needs_check:
-        return data
+        return untuned(data)
 
     def checked(*element: Any) -> Any:  # in the structure of the data set
         batch = element[0] if len(element) == 1 else element
@@ -125,7 +126,7 @@ def checked_dataset(data: tf.data.Dataset, rules: Rules) -> tf.data.Dataset:
             return (images,) if isinstance(batch, tuple) else images
         return images, classes if rules.labels is None else labels.checked(classes, rules.labels)
 
-    return data.map(checked, num_parallel_calls=tf.data.AUTOTUNE)
+    return untuned(data.map(checked, num_parallel_calls=tf.data.AUTOTUNE))
 
 
 class CheckedSequence(keras.utils.Sequence):

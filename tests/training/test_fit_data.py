@@ -11,12 +11,15 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 from tiny_inputs import CLASSES, batch, compiled, data_set, encoder, identity
+from tuned_data import tuned
 
 from simclr_tf.errors import UserError
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.distiller import Distiller
 from simclr_tf.training.simclr import SimCLR
+
+__all__ = ["tuned"]
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +249,15 @@ class TestWhatAModelLacks:
         assert np.shape(classifier.predict_on_batch(images)) == (8, CLASSES)
         with pytest.raises(UserError, match=r"labels in \[0, 3\)"):
             classifier.train_on_batch(images, labels + 5)
+
+
+def test_data_sets_are_iterated_untuned(tuned: list[bool]) -> None:
+    """TensorFlow's tuner lets an iterator end up to a minute late."""
+    model = compiled(Classifier(encoder(), CLASSES, augment=identity))
+    images, classes = batch()
+    for data in (data_set(images, classes), data_set(images / np.float32(255), classes)):
+        model.fit(data, validation_data=data, epochs=2, verbose=0)
+        model.evaluate(data, verbose=0)
+        model.predict(data, verbose=0)
+    assert len(tuned) >= 8
+    assert not any(tuned)
