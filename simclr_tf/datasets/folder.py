@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from simclr_tf.datasets import decoding
+from simclr_tf.datasets.callbacks import call_python
 from simclr_tf.datasets.folder_walk import left_out_line
 from simclr_tf.datasets.image_key import image_key
 from simclr_tf.datasets.layout import Layout, select
@@ -224,9 +225,7 @@ class FolderSource(IndexedSource):
         def load(index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.int64, np.bool_]:
             return self._load(int(index), min_side, replace_bad)
 
-        image, size, index, ok = tf.numpy_function(
-            load, [key], [tf.uint8, tf.int32, tf.int64, tf.bool]
-        )
+        image, size, index, ok = call_python(load, [key], [tf.uint8, tf.int32, tf.int64, tf.bool])
         reduced = min_side is not None
         image.set_shape((None, None, self._channels) if reduced else self.image_shape)
         example = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from simclr_tf.datasets.callbacks import call_python
 from simclr_tf.datasets.positions import only_at
 from simclr_tf.datasets.source import IndexedSource
 from simclr_tf.images import pixel_values
@@ -67,7 +68,7 @@ class InMemorySource(IndexedSource):
         """Looks up one index, or, where all images share a size, a vector of indices."""
         del min_side, replace_bad  # images are in memory already, and none is broken
         key = tf.convert_to_tensor(key, tf.int64)
-        image = tf.numpy_function(self._at, [key], tf.as_dtype(self._images[0].dtype))
+        image = call_python(self._at, [key], tf.as_dtype(self._images[0].dtype))
         image = tf.ensure_shape(image, [*key.shape, *self.image_shape])
         size = tf.shape(image)[-3:-1] if self._sizes is None else tf.gather(self._sizes, key)
         size = tf.broadcast_to(size, tf.concat([tf.shape(key), [2]], 0))
