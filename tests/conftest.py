@@ -42,8 +42,8 @@ ONE_LANE_ROOMS = (
     "reports", "sweeps", "timing",
 )  # fmt: skip
 BOTH_LANES = (
-    "datasets/test_pipeline.py", "datasets/test_cache.py", "evaluation/test_monitor.py",
-    "features/test_embed.py", "images/test_pixel_values.py",
+    "datasets/test_pipeline.py", "datasets/test_cache.py", "datasets/test_callbacks.py",
+    "evaluation/test_monitor.py", "features/test_embed.py", "images/test_pixel_values.py",
 )  # fmt: skip
 GOLDEN_DIR = Path(__file__).resolve().parent / "golden"
 LOGICAL_CPUS = 4

@@ -202,7 +202,8 @@ class ViewStages:
         reach = blur_kernel_size(view.shape[0]) // 2
         taps = tf.exp(-0.5 * tf.square(tf.range(reach + 1, dtype=tf.float32) / sigma))
         total = 2.0 * tf.reduce_sum(taps) - 1.0  # of all taps: the first, 1, stands alone
-        # The views' margin is zero, also after the first sum. Both quotients are as the crop's.
+        # The views' margin is zero, also after the first sum. Both quotients are there for
+        # the reason of the one in `_cropped`.
         x = tf.pad(geometry.clip(view), [[reach, reach], [0, 0], [reach, reach]]) / total
         return _sum_of_shifted(_sum_of_shifted(x, taps, 0) / total, taps, 2)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
-# At exit: as long as this without a call, no further one comes, as all buffers are full.
+# At exit: after this time without a call no further one comes, as all buffers are full.
 _QUIET_SECONDS = 0.2
+# For a call that takes longer than this Python does not wait.
 _MOST_SECONDS = 10.0
 
 

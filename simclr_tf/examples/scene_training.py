@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.devices.process_state import isolated
 
 _RATE = 3e-3  # Adam's, at the start of a cosine
@@ -73,10 +74,10 @@ def train_on_scenes(
     data = data.map(lambda x, *others: (tf.cast(x, tf.float32) / 255.0, *others))
     schedule = keras.optimizers.schedules.CosineDecay(_RATE, steps)
     model.compile(optimizer=keras.optimizers.Adam(schedule), loss=loss)
-    model.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
+    model.fit(untuned(data), steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
 
 
 def outputs_of(model: keras.Model, images: np.ndarray, batch_size: int) -> Iterator[tf.Tensor]:
     """Yields the outputs of images uint8 (N, s, s, c), a batch at a time."""
-    for batch in tf.data.Dataset.from_tensor_slices(images).batch(batch_size):
+    for batch in untuned(tf.data.Dataset.from_tensor_slices(images).batch(batch_size)):
         yield model(tf.cast(batch, tf.float32) / 255.0, training=False)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from simclr_tf.datasets.tuning import untuned
 from simclr_tf.devices.replicas import several
 
 _BATCH_SIZE = 32  # Keras's default
@@ -141,7 +142,7 @@ def _filled_up(data: tf.data.Dataset, replicas: int, size: int | None) -> tf.dat
     length = data.cardinality()
     if length >= 0:
         filled = filled.apply(tf.data.experimental.assert_cardinality(length))
-    return filled.prefetch(tf.data.AUTOTUNE)
+    return untuned(filled.prefetch(tf.data.AUTOTUNE))
 
 
 def _are_arrays(values: object) -> bool:

@@ -19,12 +19,12 @@ import tensorflow as tf
 from simclr_tf.datasets import open_source
 from simclr_tf.datasets.pipeline import training_dataset
 
-if sys.argv[2] == "2":
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+replicas = int(sys.argv[2])
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
 data = training_dataset(open_source(sys.argv[1], "train"), batch_size=32, image_size=224, seed=0)
-if sys.argv[2] == "2":
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+if replicas > 1:
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
     data = strategy.experimental_distribute_dataset(data)
 iterator = iter(data)
 next(iterator)

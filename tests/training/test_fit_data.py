@@ -15,6 +15,7 @@ from tuned_data import tuned
 
 from simclr_tf.errors import UserError
 from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.training import padding
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.distiller import Distiller
 from simclr_tf.training.simclr import SimCLR
@@ -261,3 +262,8 @@ def test_data_sets_are_iterated_untuned(tuned: list[bool]) -> None:
         model.predict(data, verbose=0)
     assert len(tuned) >= 8
     assert not any(tuned)
+
+
+def test_arrays_for_replicas_are_iterated_untuned(strategy: tf.distribute.Strategy) -> None:
+    data, _, _ = padding.for_replicas(*batch(), 4, strategy)
+    assert data.options().autotune.enabled is False
