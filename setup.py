@@ -49,6 +49,8 @@ INSTALL_REQUIRES = [
     # From 1.18 on it needs protobuf >= 5, TensorFlow 2.15 needs protobuf < 5: without this line
     # pip picks a pair in which tensorflow-datasets does not import.
     f"tensorflow-metadata<1.18{KERAS_2}",
+    # For the same reason; pip would try the newer ones in turn.
+    f"googleapis-common-protos<1.75.1{KERAS_2}",
     # A viewer for the event files that every run writes; recent TensorFlow no longer brings it.
     "tensorboard",
     # tensorboard and tensorflow-hub import pkg_resources, which setuptools 81 removed.
@@ -70,7 +72,8 @@ INSTALL_REQUIRES = [
 ]
 
 # Loading an exported module the TF-Hub way: hub.load, hub.KerasLayer.
-HUB = ["tensorflow-hub>=0.16.1"]
+# It asks for any tf-keras; pip would try those of every later TensorFlow in turn.
+HUB = ["tensorflow-hub>=0.16.1", f"tf-keras>=2.15,<2.16{KERAS_2}"]
 # Exports as ONNX (--format=onnx); onnxruntime is what they are compared under.
 ONNX = [
     "tf2onnx>=1.17",
@@ -93,9 +96,15 @@ REPORT = ["altair>=5.4", "vl-convert-python>=1.7"]
 # --loggers=mlflow. The skinny package is the client, without the server, its pages and pandas.
 # SQLAlchemy and Alembic are for the local store, an SQLite file: MLflow refuses plain files now.
 # Older ones print their migrations.
-MLFLOW = ["mlflow-skinny>=3.17", "sqlalchemy>=2.0.20", "alembic>=1.13"]
-# --loggers=wandb. From 0.29 on it needs protobuf >= 5, TensorFlow 2.15 needs protobuf < 5.
-WANDB = [f"wandb>=0.28,<0.29{KERAS_2}", f"wandb>=0.30{KERAS_3}"]
+# From 1.28 on opentelemetry-proto needs protobuf >= 5, TensorFlow 2.15 needs protobuf < 5.
+MLFLOW = [
+    "mlflow-skinny>=3.17",
+    "sqlalchemy>=2.0.20",
+    "alembic>=1.13",
+    f"opentelemetry-proto<1.28{KERAS_2}",
+]
+# --loggers=wandb. From 0.28.1 on it needs protobuf >= 5, TensorFlow 2.15 needs protobuf < 5.
+WANDB = [f"wandb==0.28.0{KERAS_2}", f"wandb>=0.30{KERAS_3}"]
 # Many runs from one command (python -m simclr_tf.sweep): how the next is drawn, and which setting
 # mattered. Its stores of trials are not used.
 SWEEP = ["optuna>=5"]
