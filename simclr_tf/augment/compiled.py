@@ -82,33 +82,42 @@ class ViewStages:
         self._stages = [special.get(name) or self._planar(name) for name in self.names]
         self._part = _compiled(self._part_of)
 
-    def __call__(self, images: tf.Tensor, params: Params) -> tf.Tensor:
-        """Returns float32 (N, height, width, C) in [0, 1].
+    def __call__(self, images: tf.Tensor, params: Params, copies: int = 1) -> tf.Tensor:
+        """Returns float32 (copies * N, height, width, C) in [0, 1], copy after copy.
 
         Args:
             images: (N, H, W, C) of known height and width, uint8, uint16 or float in [0, 1].
-            params: From `SimCLRAugment.draw`.
+            params: From `SimCLRAugment.draw`, copies * N on the first axis.
+            copies: Views per image.
         """
-        count = images.shape[0]
+        count = images.shape[0] and copies * images.shape[0]
         # Views differ in what they take: two parts for each core even that out.
         parts = min(2 * (os.cpu_count() or 1), count or 1 << 30)
         # All parts are of one shape, so that one compilation serves them: the last may be too long.
         views = tf.concat(
-            [self._part(images, dict(params), tf.constant(part), parts) for part in range(parts)], 0
+            [
+                self._part(images, dict(params), tf.constant(part), parts, copies)
+                for part in range(parts)
+            ],
+            axis=0,
         )
         if count is None or count % parts:
-            views = views[: tf.shape(images)[0]]
+            views = views[: copies * tf.shape(images)[0]]
         return tf.ensure_shape(views, [count, *self.options["size"], images.shape[-1]])
 
-    def _part_of(self, images: tf.Tensor, params: Params, part: tf.Tensor, parts: int) -> tf.Tensor:
+    def _part_of(
+        self, images: tf.Tensor, params: Params, part: tf.Tensor, parts: int, copies: int
+    ) -> tf.Tensor:
         """Returns the views of one part of a batch: the first of `parts` is 0."""
         height, width = self.options["size"]
-        count = tf.shape(images)[0]
+        different = tf.shape(images)[0]
+        count = copies * different
         size = -(-count // parts)
 
         def add(number: tf.Tensor, views: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             at = tf.minimum(part * size + number, count - 1)
-            view = self._one(_row(images, at), {name: _row(x, at) for name, x in params.items()})
+            image = _row(images, at % different)
+            view = self._one(image, {name: _row(x, at) for name, x in params.items()})
             start = [number, 0, 0, 0]
             return number + 1, gen_xla_ops.xla_dynamic_update_slice(views, view[tf.newaxis], start)
 

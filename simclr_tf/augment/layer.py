@@ -134,29 +134,33 @@ class SimCLRAugment(keras.layers.Layer):
         return super().__call__(inputs, *args, **kwargs)
 
     def call(
-        self, inputs: Batch, seed: draws.Seed | None = None, training: bool = True
+        self,
+        inputs: Batch,
+        seed: draws.Seed | None = None,
+        training: bool = True,
+        copies: int = 1,
     ) -> tf.Tensor:
-        """Returns one view per image.
+        """Returns views of images.
 
         Args:
             inputs: (N, H, W, C) uint8, uint16, or float in [0, 1]; or a dict of 'image', uint8
                 (N, K, K, C), and 'size', integer (N, 2): original height and width.
             seed: integer tensor (2,); None counts calls from the layer's own seed.
             training: False only resizes and converts.
+            copies: views per image, in training: those of the batch repeated so often.
 
         Returns:
-            float32 (N, height, width, C) in [0, 1].
+            float32 (copies * N, height, width, C) in [0, 1], copy after copy.
 
         Raises:
             UserError: for inputs of another form or type, floats out of range (outside of graphs),
                 or 'color' on images that are not RGB.
         """
-        images, heights, widths = images_and_sizes(inputs)
         if not training:
-            return self.apply(images, {})
+            return self.apply(images_and_sizes(inputs)[0], {})
         seed = self._next_seed() if seed is None else seed
-        params = self.draw(tf.shape(images)[0], heights, widths, seed, channels=images.shape[-1])
-        return self.apply(images, params)
+        images, params = self.draw_for(inputs, seed, copies)
+        return self.apply_copies(images, params, copies)
 
     def draw_for(
         self, inputs: Batch, seed: draws.Seed, copies: int = 1
@@ -169,7 +173,8 @@ class SimCLRAugment(keras.layers.Layer):
             copies: views per image.
 
         Returns:
-            The images, (N, H, W, C), and parameters for `apply` with copies * N on the first axis.
+            The images, (N, H, W, C), and parameters for `apply_copies`, copies * N on their first
+            axis.
         """
         images, heights, widths = images_and_sizes(inputs)
         heights, widths = (
@@ -230,12 +235,32 @@ class SimCLRAugment(keras.layers.Layer):
         Returns:
             float32 (N, height, width, C) in [0, 1].
         """
+        return self._views(tf.convert_to_tensor(images), params, 1)
+
+    def apply_copies(
+        self, images: Images, params: Mapping[str, tf.Tensor], copies: int
+    ) -> tf.Tensor:
+        """Makes several views per image: `apply` of the batch repeated, which it needs not hold.
+
+        Args:
+            images: (N, H, W, C) uint8, or float in [0, 1].
+            params: from `draw_for`, copies * N on the first axis.
+            copies: views per image.
+
+        Returns:
+            float32 (copies * N, height, width, C) in [0, 1], copy after copy.
+        """
         images = tf.convert_to_tensor(images)
+        if type(self).apply is SimCLRAugment.apply:
+            return self._views(images, params, copies)
+        return self.apply(tf.concat([images] * copies, 0), params)  # a subclass has its own
+
+    def _views(self, images: tf.Tensor, params: Mapping[str, tf.Tensor], copies: int) -> tf.Tensor:
         if params and compiled.applies(self.options, images, self.jit_compile):
             if self._compiled is None:
                 self._compiled = compiled.ViewStages(self.options)
-            return self._compiled(images, params)
-        return self._apply_to_all(images, params)
+            return self._compiled(images, params, copies)
+        return self._apply_to_all(tf.concat([images] * copies, 0), params)
 
     def _apply_to_all(self, images: tf.Tensor, params: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Makes all views at once: the form for GPUs."""

@@ -51,7 +51,7 @@ def augmentation(image_size: int, batch_size: int, seconds: float) -> list[str]:
 
     def batched(augment: SimCLRAugment, jit_compile: bool = False) -> Callable[[], tf.Tensor]:
         function = tf.function(
-            lambda seed: augment(tf.concat([images, images], 0), seed=seed), jit_compile=jit_compile
+            lambda seed: augment(images, seed=seed, copies=2), jit_compile=jit_compile
         )
         return lambda: function(tf.constant([0, next(calls)]))
 

@@ -158,7 +158,7 @@ def cut(
         images, params = augment.draw_for(inputs, seed, copies=2)
 
         def make_views(part: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
-            return augment.apply(tf.concat([part, part], 0), drawn)
+            return augment.apply_copies(part, drawn, 2)
 
         count = tf.shape(images)[0] if images.shape[0] is None else images.shape[0]
         return MicroBatches([images, params], make_views, [False, True], count, size)

@@ -11,6 +11,7 @@ from absl import logging
 from tensorflow import keras
 
 from simclr_tf.augment import draws
+from simclr_tf.augment.layer import SimCLRAugment
 from simclr_tf.compat import converted, serialize
 from simclr_tf.images.pixel_values import to_float as as_float
 from simclr_tf.training import structures
@@ -54,6 +55,8 @@ class ViewMaker:
         self.structure = structure
         self.takes_seed = "seed" in parameters
         self.takes_training = "training" in parameters
+        # What others mean by that name is not known.
+        self.takes_copies = isinstance(augment, SimCLRAugment) and "copies" in parameters
 
     def __call__(self, images: Any, seed: tf.Tensor, copies: int) -> Any:
         """Returns `copies` views of every image: (copies * N, h, w, channels), copy after copy.
@@ -66,9 +69,11 @@ class ViewMaker:
         if self.structure is None and not getattr(self.augment, "takes_source_images", False):
             # Only SimCLRAugment takes canvases and raw bytes; others get float images in [0, 1].
             images = as_float(images["image"] if isinstance(images, dict) else images)
-        if copies > 1:
-            images = tf.nest.map_structure(lambda x: tf.concat([x] * copies, 0), images)
         arguments: dict[str, object] = {"seed": seed} if self.takes_seed else {}
+        if self.takes_copies:
+            arguments["copies"] = copies
+        elif copies > 1:
+            images = tf.nest.map_structure(lambda x: tf.concat([x] * copies, 0), images)
         if self.takes_training:
             arguments["training"] = True
         views = converted(self.augment)(images, **arguments)

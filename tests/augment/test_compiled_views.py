@@ -104,7 +104,7 @@ def test_batches_of_any_size():
 
 def chosen(monkeypatch, jit_compile, size, accelerated, xla=None):
     def views(options):  # compiling them would take most of the test
-        return lambda images, params: tf.zeros([tf.shape(images)[0], size, size, 3])
+        return lambda images, params, copies: tf.zeros([tf.shape(images)[0], size, size, 3])
 
     monkeypatch.setattr(compiled_views, "ViewStages", views)
     monkeypatch.setattr(compiled_views, "accelerated", lambda: accelerated)
