@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-# Copies that scikit-learn makes of one kind of features at a time, besides the collected ones: the
+# Copies that scikit-learn makes of one kind of features at a time, or of small ones together: the
 # training and validation parts, their standardised copy, and one more while it fits.
 _COPIES = 3
 _FLOAT_BYTES = 4

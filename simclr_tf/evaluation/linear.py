@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -80,18 +82,22 @@ def logistic_regression(
     classes = _check_classes(train_labels, num_classes)
     fit, held = validation_part(train_labels, seed)
     strongest_first = sorted(penalties, reverse=True)
+    used = _varying(train_features)
     with blas_threads(train_features):
-        scaler = _scaler(train_features[fit])
-        known, unknown = (scaler.transform(train_features[part]) for part in (fit, held))
+        known, unknown = (train_features[np.ix_(part, used)] for part in (fit, held))
+        scaler = _scaler(known)
+        known, unknown = scaler.transform(known), scaler.transform(unknown)
         validation_accuracy = -1.0
         for penalty, probe in _fits(known, train_labels[fit], strongest_first):
             accuracy = float(probe.score(unknown, train_labels[held]))
             if accuracy > validation_accuracy:  # of equals the strongest
                 validation_accuracy, best, final = accuracy, penalty, copy.deepcopy(probe)
-        scaler = _scaler(train_features)
+        known = np.take(train_features, used, axis=1)
+        scaler = _scaler(known)
         # From the classifier of four fifths: a cold start takes many times the iterations.
-        _fit(final, scaler.transform(train_features), train_labels)
-        found = final.predict_proba(scaler.transform(test_features))
+        with _without_convergence_warning():
+            final.fit(scaler.transform(known), train_labels)
+        found = final.predict_proba(scaler.transform(np.take(test_features, used, axis=1)))
     scores = np.zeros((len(test_features), classes), np.float32)
     scores[:, final.classes_] = found
     converged = int(np.max(final.n_iter_)) < MOST_ITERATIONS
@@ -220,17 +226,19 @@ def _fits(
     probe = LogisticRegression(warm_start=True, max_iter=MOST_ITERATIONS, tol=1e-4)
     for penalty in penalties:
         probe.set_params(C=1 / penalty)
-        _fit(probe, features, labels)
+        with _without_convergence_warning():
+            probe.fit(features, labels)
         yield penalty, probe
 
 
-def _fit(probe: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> None:
-    """Fits a classifier, without a warning that it did not converge: `converged` says it."""
-    from sklearn.exceptions import ConvergenceWarning
+def _varying(features: np.ndarray) -> np.ndarray:
+    """Returns the numbers of the features that are not the same for all images.
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        probe.fit(features, labels)
+    The others, as the margins of digits, get no weight but take as long. Where all are constant
+    they are all returned.
+    """
+    varying = np.flatnonzero(features.max(axis=0) != features.min(axis=0))  # NaN too: refused later
+    return varying if len(varying) else np.arange(features.shape[1])
 
 
 def _scaler(features: np.ndarray) -> StandardScaler:
@@ -244,6 +252,41 @@ def blas_threads(features: np.ndarray) -> contextlib.AbstractContextManager[obje
     from threadpoolctl import threadpool_limits  # scikit-learn's own
 
     return threadpool_limits(1 if features.size <= _ONE_THREAD else None, user_api="blas")
+
+
+@contextlib.contextmanager
+def side_by_side(kinds: Sequence[np.ndarray]) -> Iterator[ThreadPoolExecutor]:
+    """Gives threads in which several kinds of features are fitted, one to each core where small.
+
+    Small fits use one thread. Together the kinds are then no larger than one such fit may be, and
+    so are the copies that scikit-learn makes of them. Others wait for each other.
+
+    Args:
+        kinds: The features that will be fitted.
+
+    Example:
+        >>> with side_by_side([pixels, features]) as pool:
+        ...     accuracies = list(pool.map(fit_and_score, [pixels, features]))
+    """
+    small = sum(kind.size for kind in kinds) <= _ONE_THREAD
+    threads = min(os.cpu_count() or 1, len(kinds)) if small else 1
+    # Each fit sets and restores limit and filter for the whole process: while others run they stay
+    # as they are here.
+    with contextlib.ExitStack() as stack:
+        if threads > 1:
+            stack.enter_context(blas_threads(kinds[0]))
+            stack.enter_context(_without_convergence_warning())
+        yield stack.enter_context(ThreadPoolExecutor(max(1, threads)))
+
+
+@contextlib.contextmanager
+def _without_convergence_warning() -> Iterator[None]:
+    """Hides scikit-learn's warning that a fit did not converge: `converged` says it."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def _check_classes(labels: np.ndarray, num_classes: int | None) -> int:

@@ -11,7 +11,7 @@ from absl import logging
 from tensorflow import keras
 
 from simclr_tf.evaluation.collected import FeatureCollection, has_equal_channels
-from simclr_tf.evaluation.linear import MOST_ITERATIONS, logistic_regression
+from simclr_tf.evaluation.linear import MOST_ITERATIONS, logistic_regression, side_by_side
 from simclr_tf.evaluation.scores import top_k
 
 NEIGHBOURS = 5
@@ -124,18 +124,32 @@ def compare_features(
     Returns:
         Name -> {`logistic_regression`: accuracy, `5_nearest_neighbours`: accuracy}.
     """
-    results = {}
-    for name, features in train.items():
-        is_image = features.ndim == 4
-        grey = has_equal_channels(features) and has_equal_channels(test[name])
-        known, unknown = _as_vectors(features, grey), _as_vectors(test[name], grey)
-        results[name] = {
-            "logistic_regression": linear_probe(known, train_labels, unknown, test_labels, seed),
-            f"{NEIGHBOURS}_nearest_neighbours": nearest_neighbours(
-                known, train_labels, unknown, test_labels, cosine=not is_image
-            ),
-        }
-    return results
+    names = sorted(train, key=lambda name: train[name].size, reverse=True)  # longest first
+
+    def scores(name: str) -> dict[str, float]:
+        return _scores(train[name], train_labels, test[name], test_labels, seed)
+
+    with side_by_side([train[name] for name in names]) as pool:
+        found = dict(zip(names, pool.map(scores, names), strict=True))
+    return {name: found[name] for name in train}
+
+
+def _scores(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    seed: int,
+) -> dict[str, float]:
+    """Returns what `compare_features` does, of one kind of features."""
+    grey = has_equal_channels(train) and has_equal_channels(test)
+    known, unknown = _as_vectors(train, grey), _as_vectors(test, grey)
+    return {
+        "logistic_regression": linear_probe(known, train_labels, unknown, test_labels, seed),
+        f"{NEIGHBOURS}_nearest_neighbours": nearest_neighbours(
+            known, train_labels, unknown, test_labels, cosine=train.ndim != 4
+        ),
+    }
 
 
 def compare_encoders(
