@@ -61,7 +61,27 @@ def multiplies_fast(type_name: str) -> bool:
     no convolutions for AVX512-FP16. All of them are oneDNN's: without it, none is fast.
     """
     fast = {"bfloat16": {"amx_bf16", "avx512_bf16"}, "float16": {"amx_fp16"}}[type_name]
-    return _uses_onednn() and not fast.isdisjoint(cpu_features() or ())
+    return not fast.isdisjoint(_features_of_onednn())
+
+
+def normalizes_slowly() -> bool:
+    """Returns whether oneDNN's batch norm of images is several times slower than memory here.
+
+    So it is with AVX2 alone (measured under TensorFlow 2.15 and 2.21).
+    """
+    features = _features_of_onednn()
+    return "avx2" in features and "avx512f" not in features
+
+
+def _features_of_onednn() -> tuple[str, ...]:
+    """Returns what oneDNN uses of the processor; () where TensorFlow does not use it."""
+    if not _uses_onednn():
+        return ()
+    features = cpu_features() or ()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if limit.startswith("AVX2"):
+        return tuple(feature for feature in features if feature == "avx2")
+    return () if limit in ("AVX", "SSE41") else features
 
 
 def _uses_onednn() -> bool:

@@ -10,6 +10,7 @@ from tensorflow import keras
 
 from simclr_tf.evaluation.health import feature_health
 from simclr_tf.evaluation.neighbours import knn_scores
+from simclr_tf.models.processor_batch_norm import runs_here
 from simclr_tf.typing import Features, Images, Logs
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -114,11 +115,12 @@ class FeatureMonitor(keras.callbacks.Callback):
 
 def inference(encoder: keras.Model) -> Callable[[Images], Features]:
     """Returns an encoder as a traced function in inference mode."""
-    return tf.function(
-        lambda images: tf.cast(encoder(images, training=False), tf.float32),
-        reduce_retracing=True,
-        autograph=False,
-    )
+
+    def infer(images: Images) -> Features:
+        with runs_here():
+            return tf.cast(encoder(images, training=False), tf.float32)
+
+    return tf.function(infer, reduce_retracing=True, autograph=False)
 
 
 def _collect(

@@ -13,6 +13,7 @@ from tensorflow import keras
 from simclr_tf.evaluation.collected import FeatureCollection, has_equal_channels
 from simclr_tf.evaluation.linear import MOST_ITERATIONS, logistic_regression, side_by_side
 from simclr_tf.evaluation.scores import top_k
+from simclr_tf.models.processor_batch_norm import runs_here
 
 NEIGHBOURS = 5
 
@@ -192,7 +193,12 @@ def compare_encoders(
 def _inference(encoder: keras.Model | None) -> Callable[[tf.Tensor], tf.Tensor]:
     if encoder is None:
         return lambda images: images
-    return tf.function(lambda images: encoder(images, training=False), reduce_retracing=True)
+
+    def infer(images: tf.Tensor) -> tf.Tensor:
+        with runs_here():
+            return encoder(images, training=False)
+
+    return tf.function(infer, reduce_retracing=True)
 
 
 def _as_vectors(features: np.ndarray, grey: bool) -> np.ndarray:

@@ -15,6 +15,7 @@ from tensorflow import keras
 
 from simclr_tf.compat import register
 from simclr_tf.devices import replicas
+from simclr_tf.models import processor_batch_norm
 from simclr_tf.typing import KerasConfig
 
 BATCH_NORM_EPSILON = 1e-5  # the release's
@@ -42,7 +43,7 @@ def local_batch_statistics() -> Iterator[None]:
 
 @contextlib.contextmanager
 def batch_that_counts(mask: tf.Tensor | None) -> Iterator[None]:
-    """Makes batch norm traced within ignore a replica that has no images.
+    """Makes batch norm traced within, in a step, ignore a replica that has no images.
 
     Args:
         mask: (N,) bool, all False where the rows only fill up for a replica without images; None:
@@ -51,7 +52,8 @@ def batch_that_counts(mask: tf.Tensor | None) -> Iterator[None]:
     before = getattr(_tracing, "counts", None)
     _tracing.counts = None if mask is None else tf.reduce_any(mask)
     try:
-        yield
+        with processor_batch_norm.runs_here():
+            yield
     finally:
         _tracing.counts = before
 
@@ -60,10 +62,11 @@ def batch_that_counts(mask: tf.Tensor | None) -> Iterator[None]:
 class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalisation over the last axis, optionally over the images of all replicas.
 
-    On one replica this is TensorFlow's fused kernel (float32 statistics, also under mixed
-    precision), with the biased variance in the moving average, as in the release. With
-    `synchronized` and several replicas, moments are taken over the images of all replicas, however
-    many each has. Without `synchronized`, a replica without images keeps its moving averages.
+    On one replica this is TensorFlow's fused kernel, or in steps what is quicker on this processor
+    (`processor_batch_norm`): statistics in float32, also under mixed precision, with the biased
+    variance in the moving average, as in the release. With `synchronized` and several replicas,
+    moments are taken over the images of all replicas, however many each has. Without
+    `synchronized`, a replica without images keeps its moving averages.
 
     Keras's own `call` is not used: Keras 2.15 drops `synchronized` from `get_config`, and Keras 3
     computes unfused and in float32.
@@ -105,7 +108,11 @@ class BatchNorm(keras.layers.BatchNormalization):
         if training and self.synchronized and replicas.several() and not local:
             mean, variance, count = _moments_over_replicas(inputs)
             self._move(mean, variance, count, replicas_agree=True)
-            return _normalize(inputs, mean, variance, scale, offset, self.epsilon)
+            return processor_batch_norm.by_moments(
+                inputs, mean, variance, scale, offset, self.epsilon
+            )
+        if processor_batch_norm.applies(inputs):
+            return self._call_on_processor(inputs, training, scale, offset)
         # The fused kernel takes images; a batch of vectors is a batch of 1 x 1 images.
         is_vector = inputs.shape.rank == 2
         images = inputs[:, tf.newaxis, tf.newaxis, :] if is_vector else inputs
@@ -124,6 +131,16 @@ class BatchNorm(keras.layers.BatchNormalization):
             count = tf.cast(tf.reduce_prod(tf.shape(images)[:3]), float_type)
             self._move(mean, variance * (count - 1.0) / count, count)
         return outputs[:, 0, 0, :] if is_vector else outputs
+
+    def _call_on_processor(
+        self, inputs: tf.Tensor, training: bool, scale: tf.Tensor, offset: tf.Tensor
+    ) -> tf.Tensor:
+        if not training:
+            moments = _as_float32(self.moving_mean), _as_float32(self.moving_variance)
+            return processor_batch_norm.by_moments(inputs, *moments, scale, offset, self.epsilon)
+        outputs, mean, variance = processor_batch_norm.of_batch(inputs, scale, offset, self.epsilon)
+        self._move(mean, variance, tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32))
+        return outputs
 
     def _move(
         self,
@@ -173,19 +190,6 @@ def _moments_over_replicas(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.
     some = tf.maximum(counts, 1.0)
     mean = total / some
     return mean, tf.maximum(total_squares / some - tf.square(mean), 0.0), counts[0]
-
-
-def _normalize(
-    inputs: tf.Tensor,
-    mean: tf.Tensor,
-    variance: tf.Tensor,
-    scale: tf.Tensor,
-    offset: tf.Tensor,
-    epsilon: float,
-) -> tf.Tensor:
-    factor = scale * tf.math.rsqrt(variance + epsilon)
-    outputs = tf.cast(inputs, tf.float32) * factor + (offset - mean * factor)
-    return tf.cast(outputs, inputs.dtype)
 
 
 @register

@@ -18,6 +18,7 @@ from simclr_tf.models.blocks import batch_that_counts
 from simclr_tf.models.encoders import wrap_encoder
 from simclr_tf.models.endpoints import freeze_until
 from simclr_tf.models.heads import ProjectionHead, linear_head
+from simclr_tf.models.processor_batch_norm import runs_here
 from simclr_tf.training import padding, structures
 from simclr_tf.training.decay import check_penalty
 from simclr_tf.training.fit_batch import unpack
@@ -215,7 +216,8 @@ class Classifier(StepModel):
         data, mask = padding.split(data)
         images, labels = unpack(data)
         labels = self._targets(labels)
-        logits = self(images, training=False)
+        with runs_here():
+            logits = self(images, training=False)
         decay = self._penalty()
         count = count_rows(images, mask)
         return replica_logs(update_evaluation(self._eval_metrics, labels, logits, decay, count))

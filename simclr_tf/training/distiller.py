@@ -13,6 +13,7 @@ from simclr_tf.devices import replicas
 from simclr_tf.errors import UserError
 from simclr_tf.losses.cross_entropy import supervised_loss
 from simclr_tf.models.blocks import batch_that_counts
+from simclr_tf.models.processor_batch_norm import runs_here
 from simclr_tf.training import padding
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.fit_batch import unpack
@@ -142,7 +143,8 @@ class Distiller(Classifier):
             images: (N, height, width, channels), float32 in [0, 1].
         """
         if isinstance(self.teacher, keras.Model):
-            logits = self.teacher(images, training=False)
+            with runs_here():
+                logits = self.teacher(images, training=False)
         else:
             logits = converted(self.teacher)(images)
         return tf.stop_gradient(tf.cast(logits, tf.float32))
@@ -224,7 +226,8 @@ class Distiller(Classifier):
             return super().test_step(data)
         count = count_rows(images, mask)
         images = self._as_taken(images)
-        logits = self(images, training=False)
+        with runs_here():
+            logits = self(images, training=False)
         _, results = self._loss_and_parts(self.teacher_logits(images), logits, None, count)
         return replica_logs(self._update(results, count))
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from simclr_tf.compat import register, replica_logs
 from simclr_tf.losses.cross_entropy import multi_label_loss
+from simclr_tf.models.processor_batch_norm import runs_here
 from simclr_tf.training import padding
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.fit_batch import Rules, unpack
@@ -76,7 +77,8 @@ class MultiLabelClassifier(Classifier):
         data, mask = padding.split(data)
         images, labels = unpack(data)
         labels = self._targets(labels)
-        logits = self(images, training=False)
+        with runs_here():
+            logits = self(images, training=False)
         decay = self._penalty()
         count = count_rows(images, mask)
         return replica_logs(

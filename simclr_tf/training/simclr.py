@@ -19,6 +19,7 @@ from simclr_tf.losses.named import make_loss
 from simclr_tf.models.blocks import batch_that_counts
 from simclr_tf.models.encoders import wrap_encoder
 from simclr_tf.models.heads import ProjectionHead, linear_head, without_batch_norm
+from simclr_tf.models.processor_batch_norm import runs_here
 from simclr_tf.training import gradient_cache, padding, structures
 from simclr_tf.training.decay import check_penalty
 from simclr_tf.training.fit_batch import Rules, unpack
@@ -382,13 +383,15 @@ class SimCLR(StepModel):
         inputs, labels = unpack(data)
         count = count_rows(inputs, mask)
         if self.num_classes is not None and labels is not None:
-            hidden = self.projection_head.hidden_layers(self(inputs, training=False))
+            with runs_here():
+                hidden = self.projection_head.hidden_layers(self(inputs, training=False))
             logits = self.supervised_head(hidden[self.projection_selector])
             labels = targets(labels, self.num_classes)
             decay = self._penalty()
             return replica_logs(update_evaluation(self._eval_metrics, labels, logits, decay, count))
         views = self._evaluation_views(inputs)
-        features = self._encoder_of_views()(views, training=False)
+        with runs_here():
+            features = self._encoder_of_views()(views, training=False)
         embedding = self._hidden_layers(features, training=False)[-1]
         contrast = self._contrast(embedding, mask, labels, shared_seed(self.seed, 0))
         return replica_logs(self._update(contrast, count))

@@ -21,6 +21,7 @@ from simclr_tf.compat import (
 from simclr_tf.devices import replicas
 from simclr_tf.errors import UserError
 from simclr_tf.images import pixel_values
+from simclr_tf.models.processor_batch_norm import runs_here
 from simclr_tf.training import fit_call, padding, structures
 from simclr_tf.training.decay import decay_loss, set_up_decay
 from simclr_tf.training.fit_batch import Rules, unpack
@@ -289,7 +290,8 @@ class StepModel(keras.Model):
     def predict_step(self, data: Any) -> tf.Tensor:
         """Returns outputs for the images, with or without labels beside them."""
         element, mask = padding.split(data)
-        outputs = self(unpack(element)[0], training=False)
+        with runs_here():
+            outputs = self(unpack(element)[0], training=False)
         return padding.only_real(outputs, mask)
 
     def _update(self, results: Logs, count: replicas.ImageCount, step: Step | None = None) -> Logs:
