@@ -69,13 +69,13 @@ def resize_bands(
     first = tf.math.floor(tf.reduce_min(centre, axis=1)) - 1.0
     first = tf.clip_by_value(first, 0.0, float(size_in - reads))
     pixels = first[:, tf.newaxis, tf.newaxis] + tf.range(reads, dtype=tf.float32)
-    box = [tf.repeat(value[tf.newaxis], bands) for value in (start, length)]
-    weights = _unscaled_weights(centre, pixels, *box, "bicubic")
+    start, length = (tf.repeat(value[tf.newaxis], bands) for value in (start, length))
+    weights = _unscaled_weights(centre, pixels, start, length, "bicubic")
     if reads > 4:
-        # All but four are zero: their sum takes most of the time if it adds the zeros.
+        # All but four are zero: adding those up too would take longer than the rest.
         four = tf.math.floor(centre)[:, :, tf.newaxis] - 1.0 + tf.range(4, dtype=tf.float32)
-        scale = 1.0 / tf.reduce_sum(_unscaled_weights(centre, four, *box, "bicubic"), axis=2)
-        weights *= scale[:, :, tf.newaxis]
+        total = tf.reduce_sum(_unscaled_weights(centre, four, start, length, "bicubic"), axis=2)
+        weights *= 1.0 / total[:, :, tf.newaxis]
     else:
         weights /= tf.reduce_sum(weights, axis=2, keepdims=True)
     return tf.cast(first, tf.int32), weights
