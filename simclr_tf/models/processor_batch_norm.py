@@ -1,6 +1,6 @@
 """Batch norm in other operations than the fused one, for processors with AVX2 alone.
 
-There oneDNN's kernel normalises images at a quarter of its speed with AVX-512 (a batch of 33 MB:
+There oneDNN's kernel normalises images at a tenth of its speed with AVX-512 (a batch of 33 MB:
 43 ms on two cores, against 4 ms), in training and in inference, while its gradient is as quick as
 elsewhere. These operations take 8 ms.
 
