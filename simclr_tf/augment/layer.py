@@ -249,6 +249,10 @@ class SimCLRAugment(keras.layers.Layer):
 
         Returns:
             float32 (copies * N, height, width, C) in [0, 1], copy after copy.
+
+        Example:
+            >>> images, params = augment.draw_for(images, seed=[0, 1], copies=2)
+            >>> views = augment.apply_copies(images, params, 2)
         """
         images = tf.convert_to_tensor(images)
         if type(self).apply is SimCLRAugment.apply:

@@ -75,15 +75,10 @@ def normalizes_slowly() -> bool:
 
 def _features_of_onednn() -> tuple[str, ...]:
     """Returns what oneDNN uses of the processor; () where TensorFlow does not use it."""
-    if not _uses_onednn():
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower() in ("0", "false"):
         return ()
     features = cpu_features() or ()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if limit.startswith("AVX2"):
         return tuple(feature for feature in features if feature == "avx2")
     return () if limit in ("AVX", "SSE41") else features
-
-
-def _uses_onednn() -> bool:
-    """Returns whether TensorFlow uses oneDNN, its default where there are such instructions."""
-    return os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").lower() not in ("0", "false")

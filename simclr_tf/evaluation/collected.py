@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from simclr_tf.evaluation.linear import fit_side_by_side
+
 # Copies that scikit-learn makes of one kind of features at a time, or of small ones together: the
 # training and validation parts, their standardised copy, and one more while it fits.
 _COPIES = 3
@@ -87,7 +89,9 @@ class FeatureCollection:
 
     def _needed(self) -> int:
         sizes = self._row_size.values()
-        return self._rows * _FLOAT_BYTES * (sum(sizes) + _COPIES * max(sizes, default=0))
+        together = fit_side_by_side(self._rows * sum(sizes))
+        copied = sum(sizes) if together else max(sizes, default=0)
+        return self._rows * _FLOAT_BYTES * (sum(sizes) + _COPIES * copied)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

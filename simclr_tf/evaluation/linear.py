@@ -254,6 +254,11 @@ def blas_threads(features: np.ndarray) -> contextlib.AbstractContextManager[obje
     return threadpool_limits(1 if features.size <= _ONE_THREAD else None, user_api="blas")
 
 
+def fit_side_by_side(values: int) -> bool:
+    """Returns whether kinds of so many values together are small: see `side_by_side`."""
+    return values <= _ONE_THREAD
+
+
 @contextlib.contextmanager
 def side_by_side(kinds: Sequence[np.ndarray]) -> Iterator[ThreadPoolExecutor]:
     """Gives threads in which several kinds of features are fitted, one to each core where small.
@@ -268,7 +273,7 @@ def side_by_side(kinds: Sequence[np.ndarray]) -> Iterator[ThreadPoolExecutor]:
         >>> with side_by_side([pixels, features]) as pool:
         ...     accuracies = list(pool.map(fit_and_score, [pixels, features]))
     """
-    small = sum(kind.size for kind in kinds) <= _ONE_THREAD
+    small = fit_side_by_side(sum(kind.size for kind in kinds))
     threads = min(os.cpu_count() or 1, len(kinds)) if small else 1
     # Each fit sets and restores limit and filter for the whole process: while others run they stay
     # as they are here.

@@ -24,7 +24,12 @@ _tracing = threading.local()
 
 @contextlib.contextmanager
 def runs_here() -> Iterator[None]:
-    """Lets batch norm traced within take the forms of this module where they are quicker."""
+    """Lets batch norm traced within take the forms of this module where they are quicker.
+
+    Example:
+        >>> with runs_here():
+        ...     features = encoder(images, training=False)
+    """
     before = getattr(_tracing, "here", False)
     _tracing.here = True
     try:
@@ -55,6 +60,9 @@ def of_batch(
         Outputs like the inputs, and mean and biased variance, float32 (C,).
 
     Source: Ioffe and Szegedy 2015, algorithm 1.
+
+    Example:
+        >>> outputs, mean, variance = of_batch(tf.ones([8, 4, 4, 2]), tf.ones(2), tf.zeros(2), 1e-5)
     """
     normalize = tf.custom_gradient(_normalize_with(epsilon))
     outputs, mean, variance = normalize(tf.cast(inputs, tf.float32), scale, offset)
@@ -69,7 +77,7 @@ def by_moments(
     offset: tf.Tensor,
     epsilon: float,
 ) -> tf.Tensor:
-    """Normalises inputs by given moments, float32 (C,), in two passes.
+    """Normalises inputs by given moments, in two passes.
 
     Args:
         inputs: (..., C) of any float type; computed in float32.
@@ -78,6 +86,14 @@ def by_moments(
         scale: float32 (C,).
         offset: float32 (C,).
         epsilon: Added to the variance.
+
+    Returns:
+        Outputs like the inputs.
+
+    Source: Ioffe and Szegedy 2015, algorithm 2.
+
+    Example:
+        >>> outputs = by_moments(inputs, mean, variance, tf.ones(2), tf.zeros(2), 1e-5)
     """
     factor = scale * tf.math.rsqrt(variance + epsilon)
     outputs = tf.cast(inputs, tf.float32) * factor + (offset - mean * factor)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -89,7 +90,8 @@ def test_kinds_fitted_side_by_side_are_those_fitted_in_turn(
     labels = blobs()[1]
 
     def fit(features: np.ndarray) -> np.ndarray:
-        assert len(threadpools()) == 1
+        assert threadpools() == {1}
+        warnings.warn("hidden, whatever the fits beside it do", ConvergenceWarning, stacklevel=1)
         return linear.logistic_regression(features, labels, features[:20]).class_scores
 
     def threadpools() -> set[int]:
