@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from simclr_tf.compat import converted
 from simclr_tf.datasets.chosen_records import ChosenRecords
 from simclr_tf.datasets.image_key import image_key
 from simclr_tf.datasets.positions import flags_at, on_host, only_at
@@ -162,11 +161,11 @@ class TfdsSource(ImageSource):
             import tensorflow_datasets as tfds
 
             as_files = {self._image_key: tfds.decode.SkipDecoding()}
-            features = converted(self._features.deserialize_example)(record, decoders=as_files)
+            features = self._features.deserialize_example(record, decoders=as_files)
             file = features[self._image_key]
             image = transparency_ops.decode_encoded(file, self._channels, self._transparent)
         else:
-            features = converted(self._features.deserialize_example)(record)
+            features = self._features.deserialize_example(record)
             image = features[self._image_key]
         image = pixel_values.checked(image)
         if image.dtype == tf.uint16:
@@ -201,7 +200,7 @@ class TfdsSource(ImageSource):
         logging.info("Reading the %d labels of '%s' ...", self.num_examples, self.name)
 
         def label_of(record: tf.Tensor) -> tf.Tensor:
-            example = converted(self._label_feature.deserialize_example)(record)
+            example = self._label_feature.deserialize_example(record)
             return tf.cast(example[self._label_key], tf.int64)
 
         labels = self.ordered_keys().map(label_of, tf.data.AUTOTUNE, deterministic=True)
