@@ -13,11 +13,11 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
-from tensorflow.python.autograph.core import config as autograph_config
 from tensorflow.python.eager import context as eager_context
 from tensorflow.python.framework import config as framework_config
 from tensorflow.python.saved_model import save_context
 
+from simclr_tf import autograph  # noqa: F401
 from simclr_tf.typing import Logs
 
 # `keras.__version__` is missing from TensorFlow 2.15's `tensorflow.keras`; `keras.ops` is new in 3.
@@ -32,17 +32,6 @@ serialize = keras.utils.serialize_keras_object
 deserialize = keras.utils.deserialize_keras_object
 
 
-# AutoGraph would convert every function that a step calls (Keras 2) and every one that a data set
-# maps (both): a third of the processor time of a run of a few steps. Our code has no Python `if` or
-# `for` over a tensor, so it needs no conversion. Other people's layers are converted as before; for
-# their functions see `converted`.
-autograph_config.CONVERSION_RULES = (
-    autograph_config.DoNotConvert("simclr_tf"),
-    autograph_config.DoNotConvert("tf_hub_export"),
-    *autograph_config.CONVERSION_RULES,
-)
-
-
 def converted(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """Returns a user's function, converted where AutoGraph converts: under Keras 2 in a step too.
 
@@ -51,8 +40,8 @@ def converted(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """
     if isinstance(function, keras.layers.Layer):  # Keras converts its layers itself
         return function
-    autograph = tf.__internal__.autograph
-    return autograph.tf_convert(function, autograph.control_status_ctx())
+    internal = tf.__internal__.autograph
+    return internal.tf_convert(function, internal.control_status_ctx())
 
 
 def traced_to_save() -> contextlib.AbstractContextManager[None]:

@@ -10,6 +10,7 @@ from tensorflow import keras
 
 from simclr_tf.devices.process_state import isolated
 from simclr_tf.models.blocks import BATCH_NORM_EPSILON, BatchNorm
+from simclr_tf.models.resnet import BLOCKS_PER_GROUP
 
 DIMENSIONS = 128
 _TEMPERATURE = 0.1
@@ -93,9 +94,9 @@ def _network(
     x = layers.ReLU()(x)
     if not small:
         x = layers.MaxPooling2D(3, 2, padding="same")(x)
-    for group in range(4):
+    for group, blocks in enumerate(BLOCKS_PER_GROUP[18]):
         filters = channels(64 * 2**group)
-        for index in range(2):
+        for index in range(blocks):
             strides = 2 if group and not index else 1
             shortcut = convolution(x, filters, 1, strides) if not index else x
             x = layers.ReLU()(convolution(x, filters, 3, strides))

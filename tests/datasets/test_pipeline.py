@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from numbered_images import SOURCES, N, folder, numbered, options, stream, take_labels
 from PIL import Image
+from tensorflow.python.autograph.pyct.transpiler import PyToPy
 
 from simclr_tf.datasets import InMemorySource, open_source, pipeline, source_from_dataset
 from simclr_tf.datasets.canvas import host_size, resize_to_uint8
@@ -58,6 +59,24 @@ def test_images_of_mixed_sizes_go_on_the_canvas(folder, cache):
         for image, size, label in zip(x["image"], x["size"], labels.numpy(), strict=True):
             assert size.numpy().tolist() == [30 - label, 20 + 3 * label]
             np.testing.assert_array_equal(image, np.full((23, 23, 3), 20 * label))
+
+
+def test_autograph_rewrites_nothing_of_ours(folder, monkeypatch):
+    """It takes seconds at the start of a run, and our code has no `if` or `for` over a tensor."""
+    rewritten = []
+    transform = PyToPy.transform_function
+
+    def noted(self, function, context):
+        rewritten.append(function.__module__)
+        return transform(self, function, context)
+
+    monkeypatch.setattr(PyToPy, "transform_function", noted)
+    next(iter(tf.data.Dataset.range(1).map(lambda number: -number)))
+    assert rewritten == [__name__]
+    source = open_source(folder, "all", eval_fraction=0.5)
+    next(iter(training_dataset(source, **options(image_size=16))))
+    next(iter(evaluation_dataset(source, batch_size=2, image_size=16)))
+    assert rewritten == [__name__]
 
 
 def test_canvas_is_an_antialiased_squash():
