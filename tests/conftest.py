@@ -9,7 +9,7 @@ import gc
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,17 @@ def leave_graphs_as_traced() -> None:
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+def forget_who_made_operations() -> None:
+    """TensorFlow keeps the Python stack of every operation, for its own error messages.
+
+    Under pytest stacks are deep: a tenth (TensorFlow 2.21) to a sixth (2.15) of a test's time.
+    """
+    from tensorflow.python.util import tf_stack
+
+    one_for_all = tf_stack.extract_stack()
+    tf_stack.extract_stack = lambda stacklevel=1: one_for_all
+
+
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).resolve().parent
@@ -95,6 +106,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if asks or "tensorflow" in sys.modules:
         split_cpu()
         leave_graphs_as_traced()
+        forget_who_made_operations()
     # Tracing makes millions of objects that stay, and Python goes through all of them again and
     # again in search of garbage: a seventh of the tests' time. What is imported by now is left out.
     gc.collect()
@@ -154,6 +166,20 @@ def strategy(request: pytest.FixtureRequest, _fresh_collective_keys: None) -> An
 
     replicas = getattr(request, "param", 2)
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+
+
+@pytest.fixture(scope="module")
+def half_as_deep() -> Iterator[None]:
+    """A ResNet-18 has one block a group, not two: half as many layers to trace, of every kind.
+
+    For tests of what is around the network: a module asks with `pytest.mark.usefixtures`. Not
+    beside what the release recorded, nor for models that another process is to load.
+    """
+    from simclr_tf.models.resnet import BLOCKS_PER_GROUP
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BLOCKS_PER_GROUP, 18, (1, 1, 1, 1))
+        yield
 
 
 def deviation(ours: Any, recorded: Any) -> float:
