@@ -41,16 +41,17 @@ def assert_equal(one, other):
 @pytest.mark.parametrize(
     ("source", "settings"),
     [
-        ((90, 120), {"image_size": 70}),
+        # What XLA makes of the other cases holds the same ops.
+        pytest.param((90, 120), {"image_size": 70}, marks=pytest.mark.one_lane),
         # enlarged: narrow bands
         pytest.param(
             (40, 50),
             {"image_size": (80, 72), "brightness": "v1", "use_blur": False},
-            marks=pytest.mark.one_lane,  # what XLA makes of the other cases holds the same ops
+            marks=pytest.mark.one_lane,
         ),
         pytest.param(
             (90, 70),
-            {"image_size": 70, "augmentations": "crop,color,flip,solarize,noise,rotate"},
+            {"image_size": 70, "augmentations": "crop,color,blur,flip,solarize,noise,rotate"},
             marks=pytest.mark.second_lane,
         ),
         pytest.param(
@@ -65,19 +66,27 @@ def test_large_views_one_by_one(source, settings):
     assert_equal(*both(images_of(12, *source), **settings))
 
 
-def test_large_views_of_floats_and_of_grey_images():
-    floats = images_of(4, 80, 80, dtype="float32")
-    assert_equal(*both(floats, image_size=66, augmentations="crop,flip"))
-    grey = images_of(4, 80, 80, channels=1)
-    assert_equal(*both(grey, image_size=66, augmentations="crop,flip,blur"))
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        pytest.param({"dtype": "float32"}, "crop,flip", marks=pytest.mark.one_lane),
+        pytest.param({"channels": 1}, "crop,flip,blur", marks=pytest.mark.second_lane),
+    ],
+)
+def test_large_views_of_floats_and_of_grey_images(kind, names):
+    assert_equal(*both(images_of(4, 80, 80, **kind), image_size=66, augmentations=names))
 
 
+@pytest.mark.one_lane
 def test_large_views_of_canvases():
     inputs = {"image": images_of(6, 96, 96), "size": tf.constant([[200, 400], [96, 96]] * 3)}
     assert_equal(*both(inputs, image_size=70, augmentations="crop"))
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(7, marks=pytest.mark.second_lane)])
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(8, marks=pytest.mark.one_lane), pytest.param(7, marks=pytest.mark.second_lane)],
+)
 def test_small_views(count):
     assert_equal(*both(images_of(count, 36, 36), image_size=32))
 
@@ -90,9 +99,10 @@ def test_views_too_small_for_a_blur():
 @pytest.mark.one_lane
 @pytest.mark.parametrize("side", [32, 36])
 def test_views_without_a_crop(side):
-    assert_equal(*both(images_of(3, side, side), image_size=32, augmentations="flip,color"))
+    assert_equal(*both(images_of(3, side, side), image_size=32, augmentations="flip,solarize"))
 
 
+@pytest.mark.second_lane
 def test_batches_of_any_size():
     layer = SimCLRAugment(70, augmentations="crop,flip", jit_compile=True)
     spec = tf.TensorSpec([None, 80, 80, 3], tf.uint8)
@@ -113,6 +123,7 @@ def chosen(monkeypatch, jit_compile, size, accelerated, xla=None):
     return layer._compiled is not None
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     ("jit_compile", "size", "accelerated", "expected"),
     [
@@ -134,6 +145,7 @@ def test_not_inside_xla_nor_eagerly(monkeypatch):
     assert layer._compiled is None
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     ("size_in", "size_out"), [(320, 224), (224, 224), (30, 100), (9, 33), (3, 7)]
 )

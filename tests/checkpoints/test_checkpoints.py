@@ -24,6 +24,8 @@ from simclr_tf.optim.schedules import WarmUpCosine
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.simclr import SimCLR
 
+pytestmark = pytest.mark.usefixtures("half_as_deep")
+
 # The README's commands for linear evaluation and for fine-tuning from a middle layer.
 WITHOUT_HEADS = "(?!global_step|(?:.*/|^)Momentum|head)"
 WITHOUT_SUPERVISED = "(?!global_step|(?:.*/|^)Momentum|head_supervised)"
@@ -53,7 +55,7 @@ def data() -> tf.data.Dataset:
 
 
 @pytest.fixture(scope="module")
-def whole() -> SimCLR:
+def whole(half_as_deep: None) -> SimCLR:
     """A model after two steps."""
     model = pretrained()
     model.fit(data(), verbose=0)
@@ -87,19 +89,25 @@ def test_keys_are_the_releases(saved: tuple[str, dict[str, np.ndarray]]) -> None
     for key in (
         "global_step",
         "model/resnet_model/initial_conv_relu_max_pool/0/conv2d/kernel",
-        "model/resnet_model/block_groups/3/layers/1/conv2d_bn_layers/3/bn/moving_variance",
+        "model/resnet_model/block_groups/3/layers/0/conv2d_bn_layers/3/bn/moving_variance",
         "model/_projection_head/linear_layers/1/bn_relu/bn/gamma",
         "model/supervised_head/linear_layer/dense/bias",
     ):
         assert f"{key}/.ATTRIBUTES/VARIABLE_VALUE" in keys
 
 
-def test_old_checkpoints_are_deleted(tmp_path: Path) -> None:
-    model = pretrained()
-    store = CheckpointStore(model, model.optimizer, str(tmp_path), max_to_keep=2)
+def test_old_checkpoints_are_deleted(whole: SimCLR, tmp_path: Path) -> None:
+    store = CheckpointStore(whole, whole.optimizer, str(tmp_path), max_to_keep=2)
     for step in (1, 2, 3):
         store.save(step)
     assert sorted(p.name for p in tmp_path.glob("*.index")) == ["ckpt-2.index", "ckpt-3.index"]
+
+
+@pytest.fixture(scope="module")
+def classifier(half_as_deep: None) -> Classifier:
+    return Classifier(
+        ResNet(18, 0.125, cifar_stem=True), 3, ProjectionHead(out_dim=8, num_layers=2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,20 +116,21 @@ def test_old_checkpoints_are_deleted(tmp_path: Path) -> None:
 )
 def test_variable_schema(
     saved: tuple[str, dict[str, np.ndarray]],
+    classifier: Classifier,
     schema: str | None,
     projection: bool,
     supervised: bool,
 ) -> None:
     folder, weights = saved
-    classifier = Classifier(
-        ResNet(18, 0.125, cifar_stem=True), 3, ProjectionHead(out_dim=8, num_layers=2)
-    )
+    for variable in model_variables(classifier).values():
+        variable.assign(tf.fill(variable.shape, 7.0))
     report = load_weights(classifier, folder, schema)
     assert report.encoder_fits() and not report.missing and not report.mismatched
     loaded = {path.split("/")[0] for path in report.loaded}
     assert ("_projection_head" in loaded, "supervised_head" in loaded) == (projection, supervised)
-    for path in report.loaded:
-        np.testing.assert_array_equal(values(classifier)[path], weights[path])
+    for path, value in values(classifier).items():
+        expected = weights[path] if path in report.loaded else np.full_like(value, 7.0)
+        np.testing.assert_array_equal(value, expected)
     assert set(report.loaded) | set(report.filtered) == set(weights)
 
 
@@ -153,19 +162,18 @@ def test_another_optimizer(saved: tuple[str, dict[str, np.ndarray]]) -> None:
         CheckpointStore(model, model.optimizer, saved[0]).restore()
 
 
-def test_nothing_there(tmp_path: Path) -> None:
-    model = pretrained()
+def test_nothing_there(whole: SimCLR, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Expected a checkpoint in .*; received: none"):
-        CheckpointStore(model, model.optimizer, str(tmp_path)).restore()
+        CheckpointStore(whole, whole.optimizer, str(tmp_path)).restore()
     for path in (tmp_path, tmp_path / "none", tmp_path / "ckpt-1"):
         with pytest.raises(UserError, match="Expected a checkpoint"):
             find_checkpoint(str(path))
 
 
-def test_damaged_file(saved: tuple[str, dict[str, np.ndarray]], tmp_path: Path) -> None:
+def test_damaged_file(whole: SimCLR, tmp_path: Path) -> None:
     (tmp_path / "ckpt-1.index").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match="damaged"):
-        load_weights(pretrained(), str(tmp_path / "ckpt-1"))
+        load_weights(whole, str(tmp_path / "ckpt-1"))
 
 
 def test_other_encoders_are_saved_by_place(tmp_path: Path) -> None:

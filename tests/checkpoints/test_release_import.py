@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import processes
 import pytest
 import tensorflow as tf
 from conftest import GOLDEN_DIR, deviation
+from quick_networks import drawn_once
 from release_files import PREFIXES, write_release_file
+from tensorflow import keras
 
 from simclr_tf import import_release
 from simclr_tf.checkpoints.loading import load_weights
@@ -24,15 +28,21 @@ from simclr_tf.checkpoints.reader import StoredWeights
 from simclr_tf.checkpoints.release import load_release_weights
 from simclr_tf.checkpoints.store import save_weights
 from simclr_tf.checkpoints.variables import model_variables
+from simclr_tf.compat import KERAS_3
 from simclr_tf.errors import UserError
+from simclr_tf.models import architecture
 from simclr_tf.models.architecture import recognise, tf1_names
 from simclr_tf.models.endpoints import endpoint_model
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.recipe import Recipe
-from simclr_tf.models.resnet import ResNet
+from simclr_tf.models.resnet import BLOCKS_PER_GROUP, ResNet
+from simclr_tf.run import main as run
 from simclr_tf.training.classifier import Classifier
 from simclr_tf.training.simclr import SimCLR
 
+__all__ = ["drawn_once"]  # a fixture
+
+pytestmark = pytest.mark.usefixtures("drawn_once")
 # SimCLRv2's 13 sizes with the parameters (millions) of its table 1, and SimCLRv1's three.
 V2_SIZES = {
     (50, 1, False): 24, (50, 1, True): 35, (50, 2, False): 94, (50, 2, True): 140,
@@ -56,22 +66,20 @@ def size_of(name: str) -> tuple[int, int, bool]:
     return int(depth[1:]), int(width[1:]), any(part in ("sk", "sk0.0625") for part in rest)
 
 
-def by_cost(names: list[str]) -> list[Any]:
-    """The deep ones are slow to build, and repeat the blocks that both lanes find in the others."""
-    deep = ("_r101", "_r152", "_r200")
-    marks = [pytest.mark.slow, pytest.mark.one_lane]
-    return [pytest.param(n, marks=marks) if any(d in n for d in deep) else n for n in names]
-
-
-# Recognised, but not built, which takes up to half a minute each: their depths, widths and kernels
-# are those of others that are. `EVERY_SIZE=1` builds all.
-REPEATED = (
-    "tf2_r101_w1_sk0", "tf2_r101_w1_sk0.0625", "tf2_r101_w2_sk0",
-    "tf2_r152_w1_sk0.0625", "tf2_r152_w2_sk0", "tf2_r152_w2_sk0.0625",
-)  # fmt: skip
 TF2 = [path.stem for path in MANIFESTS if path.stem.startswith("tf2")]
-BUILT = TF2 if os.environ.get("EVERY_SIZE") else [name for name in TF2 if name not in REPEATED]
 TF1 = [path.stem for path in MANIFESTS if path.stem.startswith("tf1")]
+DEEP = ("_r101", "_r152", "_r200")
+# Of the others two blocks a group are built, which the rest repeat; `EVERY_SIZE=1` builds all.
+EVERY_SIZE = bool(os.environ.get("EVERY_SIZE"))
+WHOLE = ("tf2_r18_w1_cifar", "tf2_r34_w1_cifar", "tf2_r50_w1_sk0")
+
+
+def on_lanes(name: str) -> Any:
+    """Deep networks repeat the blocks of those of 50 layers: the lanes share sizes out."""
+    if any(depth in name for depth in DEEP):
+        return pytest.param(name, marks=[pytest.mark.slow, pytest.mark.one_lane])
+    wide = any(width in name for width in ("_w2", "_w4"))
+    return pytest.param(name, marks=pytest.mark.second_lane) if wide else name
 
 
 @pytest.mark.one_lane
@@ -92,21 +100,58 @@ def test_network_of_a_tf2_checkpoint_is_recognised(name: str) -> None:
     ][0]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", by_cost(BUILT))
+def split_block(path: str) -> tuple[str, int, str]:
+    """`resnet_model/block_groups/2/layers/22/conv2d/kernel`: group `2`, block 22, and the rest."""
+    found = re.match(r"resnet_model/block_groups/(\d)/layers/(\d+)/(.*)", path)
+    return (found[1], int(found[2]), found[3]) if found else ("", 0, path)
+
+
+def without_repeats(shapes: Shapes, depth: int) -> Shapes:
+    """Two blocks a group, where the others are like the second and as many as the depth says."""
+    groups: dict[str, dict[int, Shapes]] = {}
+    for path, shape in shapes.items():
+        group, block, rest = split_block(path)
+        if group:
+            groups.setdefault(group, {}).setdefault(block, {})[rest] = shape
+    assert [sorted(groups[group]) for group in "0123"] == [
+        [*range(count)] for count in BLOCKS_PER_GROUP[depth]
+    ]
+    for blocks in groups.values():
+        assert all(held == blocks[1] for block, held in blocks.items() if block)
+    return {path: shape for path, shape in shapes.items() if split_block(path)[1] < 2}
+
+
+@functools.lru_cache
+def encoder_of(recipe: Recipe, whole: bool) -> ResNet:
+    # In a graph nothing is allocated: the largest has 795 million weights.
+    with tf.Graph().as_default(), pytest.MonkeyPatch.context() as patch:
+        if not whole:
+            patch.setitem(BLOCKS_PER_GROUP, recipe.resnet_depth, (2, 2, 2, 2))
+        return recipe.make_encoder()
+
+
+@pytest.mark.parametrize("name", map(on_lanes, TF2))
 def test_our_model_has_each_variable_of_a_tf2_checkpoint(name: str) -> None:
     """And no other."""
     shapes = manifest(name)
     held = recognise(shapes)
     assert held is not None
-    with tf.Graph().as_default():  # nothing is allocated: the largest has 795 million weights
-        encoder = held.make_encoder()
+    plain = dataclasses.replace(held, num_classes=None)  # of which an encoder knows nothing
+    whole = name in WHOLE or EVERY_SIZE
+    if not whole:
+        shapes = without_repeats(shapes, held.resnet_depth)
+        plain = dataclasses.replace(plain, resnet_depth=min(held.resnet_depth, 50))
+    encoder = encoder_of(plain, whole)
     model = SimCLR(encoder, held.make_projection_head(), num_classes=held.num_classes)
     ours = {path: tuple(v.shape) for path, v in model_variables(model).items()}
     assert ours == shapes
 
 
 @pytest.mark.one_lane
-@pytest.mark.parametrize("name", by_cost(TF1))
+@pytest.mark.parametrize(
+    "name",
+    [name for name in TF1 if EVERY_SIZE or "_r152" not in name],  # whose layers take long to name
+)
 def test_manifest_of_a_tf1_checkpoint(name: str) -> None:
     """Each variable is mapped once, to the path that a TF2 checkpoint of that size has it under."""
     shapes = manifest(name)
@@ -119,6 +164,15 @@ def test_manifest_of_a_tf1_checkpoint(name: str) -> None:
     heads = [path for path in mapped if path.startswith("supervised_head/")]
     assert [mapped.pop(path)[:-1] for path in heads] == [expected.pop(p)[:-1] for p in heads]
     assert len(heads) == 2 and mapped == expected
+
+
+@pytest.mark.one_lane
+def test_depth_of_the_largest_tf1_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, float, bool]] = []
+    monkeypatch.setattr(architecture, "_layer_paths", lambda *network: asked.append(network) or ())
+    (name,) = (name for name in TF1 if "_r152" in name)
+    tf1_names(manifest(name))
+    assert asked == [(152, 0.0625, False)]
 
 
 @pytest.mark.one_lane
@@ -180,24 +234,36 @@ def test_the_network_is_recognised(archive: Any, name: str) -> None:
     assert len(stored.shapes) == 121  # optimizer slots and counters are none of them
 
 
-def test_into_models_of_ones_own(archive: Any) -> None:
+@pytest.fixture(scope="module")
+def parts(drawn_once: None) -> tuple[ResNet, ProjectionHead]:
+    """An encoder and a head like the archives', whose weights several models have in turn."""
+    return ResNet(18, cifar_stem=True), ProjectionHead()
+
+
+def forget(model: Any) -> Any:
+    """All that a file is to bring is gone."""
+    for variable in model_variables(model).values():
+        variable.assign(tf.fill(variable.shape, 7.0))
+    return model
+
+
+def test_into_models_of_ones_own(archive: Any, parts: Any) -> None:
     path = archive("tf1_checkpoint")
-    reference = load_release_weights(None, path)
-    head = ProjectionHead()
-    for model in (
-        SimCLR(ResNet(18, cifar_stem=True), head, num_classes=10),
-        Classifier(ResNet(18, cifar_stem=True), 10, ProjectionHead()),
-    ):
+    theirs = model_variables(load_release_weights(None, path))
+    for kind in (SimCLR, Classifier):
+        encoder, head = parts
+        model = forget(kind(encoder, projection_head=head, num_classes=10))
         assert load_release_weights(model, path) is model
-        theirs = model_variables(reference)
         for place, variable in model_variables(model).items():
             np.testing.assert_array_equal(np.asarray(variable), np.asarray(theirs[place]))
 
 
-def test_a_fresh_classifier_is_asked_for(archive: Any) -> None:
+def test_a_fresh_classifier_is_asked_for(archive: Any, parts: Any) -> None:
     path = archive("tf2_saved_model")
     assert load_release_weights(None, path, num_classes=3).supervised_head.units == 3
-    model = Classifier(ResNet(18, cifar_stem=True), 3, ProjectionHead())
+    encoder, head = parts
+    model = Classifier(encoder, 3, head)
+    encoder.weights[0].assign(tf.zeros_like(encoder.weights[0]))
     start = np.asarray(model.supervised_head.kernel)
     with pytest.raises(UserError, match=r"supervised_head.*\(512, 10\) there, \(512, 3\) here"):
         load_release_weights(model, path)
@@ -223,8 +289,9 @@ def test_misfits_are_listed_both_ways_and_change_nothing(archive: Any) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_a_file_without_projection_head(tmp_path: Path) -> None:
+def test_a_file_without_projection_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the published SimCLRv1 models are."""
+    monkeypatch.setitem(BLOCKS_PER_GROUP, 18, (1, 1, 1, 1))
     written = SimCLR(ResNet(18, 0.125), ProjectionHead("none"), num_classes=4)
     save_weights(written, str(tmp_path), 7)
     loaded = load_release_weights(None, str(tmp_path))
@@ -251,27 +318,35 @@ def test_tf1_checkpoint_of_another_network() -> None:
         tf1_names(shapes)
 
 
-def test_checkpoint_flag_takes_all_formats(archive: Any) -> None:
+def test_checkpoint_flag_takes_all_formats(archive: Any, parts: Any) -> None:
     """What `--checkpoint=` calls: the heads that fit, the rest reported."""
-    model = Classifier(ResNet(18, cifar_stem=True), 4, ProjectionHead())
+    encoder, head = parts
+    model = Classifier(encoder, 4, head)
     for name in PREFIXES:
         report = load_weights(model, archive(name))
         assert report.encoder_fits() and len(report.loaded) == 119
         assert len(report.mismatched) == 2 and not report.missing and not report.unused
 
 
-def test_command(archive: Any, golden: Any, tmp_path: Path, capsys: Any) -> None:
+# A checkpoint with a step on one lane, a SavedModel, which has none, on the other.
+IMPORTED, STEP = ("tf2_saved_model", 1) if KERAS_3 else ("tf1_checkpoint", 321)
+
+
+def test_command(
+    archive: Any, golden: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Writes what `--checkpoint` takes and a SavedModel; both compute what was recorded."""
     output = tmp_path / "made" / "imported"
-    argv = ["import_release", archive("tf1_checkpoint"), f"--output={output}"]
+    argv = ["import_release", archive(IMPORTED), f"--output={output}"]
     assert import_release.main(argv) == 0
     said = capsys.readouterr().out
-    assert "121 variables (tf1_checkpoint)" in said and "--resnet_depth=18" in said
+    assert f"121 variables ({IMPORTED.removeprefix('tf2_')})" in said
+    assert "--resnet_depth=18" in said
     assert sorted(p.name for p in output.iterdir()) == [
-        "checkpoint", "ckpt-321.data-00000-of-00001", "ckpt-321.index", "saved_model",
+        "checkpoint", f"ckpt-{STEP}.data-00000-of-00001", f"ckpt-{STEP}.index", "saved_model",
     ]  # fmt: skip
-    recorded = golden("tf1_checkpoint_outputs")
-    module = tf.saved_model.load(str(output / "saved_model" / "321"))
+    recorded = golden(f"{IMPORTED.split('_')[0]}_checkpoint_outputs")
+    module = tf.saved_model.load(str(output / "saved_model" / str(STEP)))
     outputs = module(recorded["images"], trainable=False)
     loaded = all_outputs(load_release_weights(None, str(output)), recorded["images"])
     for name in ("final_avg_pool", "proj_head_output", "logits_sup"):
@@ -281,18 +356,29 @@ def test_command(archive: Any, golden: Any, tmp_path: Path, capsys: Any) -> None
 
     assert import_release.main(argv) == 2
     assert "Expected --output to be a path that does not exist" in capsys.readouterr().err
+    if STEP == 1:
+        check_the_command_that_it_prints(said, output, monkeypatch, capsys)
 
 
-@pytest.mark.second_lane
-@pytest.mark.slow
-def test_the_command_that_it_prints_evaluates(archive: Any, tmp_path: Path, capsys: Any) -> None:
-    output = tmp_path / "imported"
-    assert import_release.main(["x", archive("tf2_saved_model"), f"--output={output}"]) == 0
-    line = capsys.readouterr().out.split("Evaluate: simclr-tf ")[1]
+def check_the_command_that_it_prints(
+    said: str, output: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """It evaluates."""
+    monkeypatch.chdir(output.parent)
+    line = said.split("Evaluate: simclr-tf ")[1]
     arguments = shlex.split(line.replace("DATA_SET", "mnist_5k").replace("SPLIT", "test"))
-    done = processes.run("-m", "simclr_tf.run", *arguments, "--eval_steps=1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Step 1 is the last of 1: evaluation complete." in done.stdout
+    # The import has exported the network: here a name is enough.
+    monkeypatch.setattr(
+        "tf_hub_export.export_saved_model",
+        lambda _, path, **given: os.makedirs(path, exist_ok=True),
+    )
+    policy = keras.mixed_precision.global_policy()
+    small = ["--eval_steps=1", "--eval_batch_size=16", "--eval_baselines=never"]
+    code = run(["simclr-tf", *arguments, *small])
+    keras.mixed_precision.set_global_policy(policy)
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "Step 1 is the last of 1: evaluation complete." in said.out
     results = json.loads((output / "result.json").read_text())
     assert 0 <= results["eval/label_top_1_accuracy"] <= 1
 

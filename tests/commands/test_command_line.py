@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from tiny_runs import (
@@ -24,7 +25,7 @@ from tiny_runs import (
     assert_same_weights,
     command,
     finish,
-    process,
+    no_exports,
     results,
     rows,
     summaries,
@@ -36,7 +37,7 @@ from simclr_tf.config import Config
 from simclr_tf.run import main
 from simclr_tf.runs.callbacks import Checkpoints
 
-__all__ = ["command", "working_folder"]  # fixtures
+__all__ = ["command", "no_exports", "working_folder"]  # fixtures
 
 RELEASE_WITHOUT_HEADS = "(?!global_step|(?:.*/|^)Momentum|head)"
 
@@ -120,7 +121,11 @@ def test_export_is_the_model(trained: Path) -> None:
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(
-    trained: Path, command: Command, monkeypatch: pytest.MonkeyPatch, working_folder: Path
+    trained: Path,
+    command: Command,
+    no_exports: None,
+    monkeypatch: pytest.MonkeyPatch,
+    working_folder: Path,
 ) -> None:
     save = Checkpoints.on_step
 
@@ -145,7 +150,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert results(working_folder / "run") == pytest.approx(results(trained), rel=1e-4)
 
 
-def test_finished_run_is_not_trained_again(command: Command, mine: Path) -> None:
+def test_finished_run_is_not_trained_again(command: Command, no_exports: None, mine: Path) -> None:
     """A shorter length changes nothing: the results are those of the step that it is at."""
     before = weights(mine / "ckpt-6")
     said = command(*OFTEN, "--mode=train_then_eval", f"--model_dir={mine}", "--train_steps=3")
@@ -156,7 +161,9 @@ def test_finished_run_is_not_trained_again(command: Command, mine: Path) -> None
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_longer_run_goes_on_and_says_what_changed(command: Command, mine: Path) -> None:
+def test_longer_run_goes_on_and_says_what_changed(
+    command: Command, no_exports: None, mine: Path
+) -> None:
     said = command(
         *OFTEN, f"--model_dir={mine}", "--train_steps=8", "--keep_checkpoint_max=3",
         "--keep_hub_module_max=2", "--mode=train_then_eval",
@@ -184,7 +191,7 @@ def test_lost_list_of_checkpoints_does_not_start_afresh(
 
 
 def test_fresh_folder_is_named(command: Command, working_folder: Path) -> None:
-    said = command("--train_steps=1")
+    said = command(*TUNE, "--train_steps=1")
     (folder,) = (working_folder / "runs").iterdir()
     assert f"runs/{folder.name}" in said and (folder / "ckpt-1.index").exists()
 
@@ -192,7 +199,9 @@ def test_fresh_folder_is_named(command: Command, working_folder: Path) -> None:
 # Evaluating.
 
 
-def test_evaluation_of_a_finished_run(command: Command, mine: Path, trained: Path) -> None:
+def test_evaluation_of_a_finished_run(
+    command: Command, no_exports: None, mine: Path, trained: Path
+) -> None:
     (mine / "result.json").unlink()
     said = command(
         "--mode=eval", f"--model_dir={mine}", "--eval_name=again", "--eval_split=test[:16]",
@@ -217,7 +226,11 @@ def test_evaluation_follows_a_run(trained: Path, mine: Path, working_folder: Pat
     whole = state.read_text()
     state.write_text('model_checkpoint_path: "ckpt-4"\nall_model_checkpoint_paths: "ckpt-4"\n')
     (mine / "result.json").unlink()
-    follower = process("--mode=eval", f"--model_dir={mine}", defaults=[], wait=False)
+    program = (
+        "from simclr_tf.run import cli\nfrom simclr_tf.runs import following\n"
+        "following.POLL_SECONDS = 1\ncli()"
+    )
+    follower = processes.start("-c", program, "--mode=eval", f"--model_dir={mine}")
     try:
         deadline = time.monotonic() + 120
         while not (mine / "result_4.json").exists():
@@ -235,9 +248,15 @@ def test_evaluation_follows_a_run(trained: Path, mine: Path, working_folder: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("augment_on", ["device", "host"])
+@pytest.mark.parametrize(
+    "augment_on",
+    [
+        pytest.param("device", marks=pytest.mark.second_lane),
+        pytest.param("host", marks=pytest.mark.one_lane),
+    ],
+)
 def test_pretraining_without_linear_head(
-    command: Command, working_folder: Path, augment_on: str
+    command: Command, no_exports: None, working_folder: Path, augment_on: str
 ) -> None:
     said = command(
         "--nolineareval_while_pretraining", "--mode=train_then_eval", "--model_dir=run",
@@ -249,7 +268,9 @@ def test_pretraining_without_linear_head(
 
 @pytest.mark.one_lane
 @pytest.mark.slow
-def test_comparison_with_baselines(command: Command, working_folder: Path) -> None:
+def test_comparison_with_baselines(
+    command: Command, no_exports: None, working_folder: Path
+) -> None:
     said = command(
         "--mode=train_then_eval", "--model_dir=run", "--train_steps=2", "--eval_baselines=always"
     )
@@ -281,7 +302,7 @@ def test_fine_tuning_starts_from_a_checkpoint(
 
 
 def test_only_what_the_pattern_names_is_restored(
-    command: Command, trained: Path, working_folder: Path
+    command: Command, no_exports: None, trained: Path, working_folder: Path
 ) -> None:
     said = command(
         *TUNE, *ONE_STEP, f"--checkpoint={trained}", "--model_dir=tuned",
@@ -326,14 +347,19 @@ def test_linear_evaluation_moves_the_head_alone(
 
 
 @pytest.mark.slow
-def test_supervised_baseline_from_scratch(command: Command, working_folder: Path) -> None:
+def test_supervised_baseline_from_scratch(
+    command: Command, no_exports: None, working_folder: Path
+) -> None:
     said = command(*TUNE, "--model_dir=scratch", "--train_steps=2", "--mode=train_then_eval")
     assert "supervised baseline from scratch" in said
     assert results(working_folder / "scratch")["global_step"] == 2
 
 
-def test_distillation(command: Command, trained: Path, working_folder: Path) -> None:
-    """More of it: test_distill_command.py."""
+@pytest.mark.one_lane
+def test_distillation(
+    command: Command, no_exports: None, trained: Path, working_folder: Path
+) -> None:
+    """More of it, on both lanes: test_distill_command.py."""
     said = command(
         "--train_mode=distill", f"--teacher={trained}", "--distill_temperature=2",
         "--distill_labels_weight=0.5", "--mode=train_then_eval", "--train_steps=2",

@@ -17,6 +17,7 @@ from tiny_runs import (
     assert_same_weights,
     command,
     finish,
+    no_exports,
     process,
     results,
     rows,
@@ -26,12 +27,17 @@ from tiny_runs import (
 )
 
 from simclr_tf.features.exported import ExportedModel, find_export
+from simclr_tf.models.encoders import make_encoder
+from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.run import main
 from simclr_tf.runs.callbacks import Checkpoints
 from simclr_tf.training.classifier import Classifier
+from simclr_tf.training.simclr import SimCLR
+from tf_hub_export import export_saved_model
 from tf_hub_export.sources import load_model
 
-__all__ = ["command", "working_folder"]  # fixtures
+__all__ = ["command", "no_exports", "working_folder"]  # fixtures
+pytestmark = pytest.mark.usefixtures("half_as_deep")
 
 DISTILL = ["--train_mode=distill", "--encoder=mlp:8", "--optimizer=momentum"]
 NAMES = {"distill_loss", "teacher_agreement", "weight_decay", "total_loss", "learning_rate",
@@ -95,6 +101,7 @@ def test_student_of_a_student_starts_from_a_checkpoint(
     assert rows(working_folder / "run")[0]["teacher_agreement"] > 0.4
 
 
+@pytest.mark.one_lane  # test_command_line resumes on both lanes
 def test_interrupted_distillation_resumes(
     command: Callable[..., str],
     taught: Path,
@@ -136,7 +143,7 @@ def test_student_sees_the_labels_that_its_teacher_saw(
 
 @pytest.mark.second_lane
 def test_images_without_labels(
-    command: Callable[..., str], taught: Path, working_folder: Path
+    command: Callable[..., str], no_exports: None, taught: Path, working_folder: Path
 ) -> None:
     write_folder(working_folder / "photos", {"": 24})
     photos = ["--dataset=./photos", "--train_split=train", "--eval_split=test",
@@ -186,8 +193,8 @@ def test_what_cannot_work_is_refused(
         shutil.copytree(taught / "saved_model/20", working_folder / "damaged")
         (working_folder / "damaged/saved_model.pb").write_bytes(b"\x00\x01")
     if "--teacher=pretrained" in arguments:
-        command("--nolineareval_while_pretraining", *ONE_STEP, "--model_dir=pretrained",
-                "--mode=train_then_eval")  # fmt: skip
+        encoder = make_encoder("mlp:4", image_size=8)
+        export_saved_model(SimCLR(encoder, ProjectionHead("none")), "pretrained")
     arguments = [argument.replace("TAUGHT", str(taught)) for argument in arguments]
     before = sorted(taught.rglob("*"))
     said = command(*DISTILL, "--model_dir=run", *arguments, code=2 if expected else 0)
@@ -200,12 +207,19 @@ def test_what_cannot_work_is_refused(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--mixed_precision=bfloat16", "--fine_tune_after_block=0"]
-        + ["--ft_proj_selector=1", "--zero_init_logits_layer"],
-        ["--mixed_precision=float16"],
-        ["--jit_compile"],
-        ["--augment_on=host", "--augmentations=crop,flip", "--optimizer=lars"]
-        + ["--weight_decay=1e-4"],
+        # Of these, test_every_flag pretrains on the other lane.
+        pytest.param(
+            ["--mixed_precision=bfloat16", "--fine_tune_after_block=0"]
+            + ["--ft_proj_selector=1", "--zero_init_logits_layer"],
+            marks=pytest.mark.second_lane,
+        ),
+        pytest.param(["--mixed_precision=float16"], marks=pytest.mark.second_lane),
+        pytest.param(["--jit_compile"], marks=pytest.mark.second_lane),
+        pytest.param(
+            ["--augment_on=host", "--augmentations=crop,flip", "--optimizer=lars"]
+            + ["--weight_decay=1e-4"],
+            marks=pytest.mark.one_lane,
+        ),
         pytest.param(  # both lanes train this network by the command, and distil into another
             ["--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.125"]
             + ["--image_size=16"],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
 import pytest
 from tiny_runs import OFTEN, TINY, TUNE, Command, command, finish, process, working_folder
 
+from simclr_tf.run import main
 from simclr_tf.runs import planning
 
 pytestmark = pytest.mark.one_lane  # data and plans; what Keras makes of them is asked elsewhere
@@ -28,8 +31,19 @@ def row(text: str, name: str) -> str:
     return re.search(rf"^  {name} +(.*)$", text, re.MULTILINE)[1]
 
 
-def test_a_plan_says_what_a_run_would_take(command: Command, working_folder: Path) -> None:
-    said = command(DRY, *OFTEN, "--model_dir=not/yet/there", "--train_steps=100")
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which a run was planned, and the plan."""
+    folder, said = tmp_path_factory.mktemp("planned"), io.StringIO()
+    arguments = [*TINY, DRY, *OFTEN, "--model_dir=not/yet/there", "--train_steps=100"]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.chdir(folder)
+        assert main(["simclr-tf", *arguments]) == 0
+    return folder, said.getvalue()
+
+
+def test_a_plan_says_what_a_run_would_take(planned: tuple[Path, str]) -> None:
+    folder, said = planned
     assert "Plan, for 1 replica(s) of 16 images" in said and "Nothing was written" in said
     assert row(said, "steps") == "100, of which 100 are left; 25.0 epochs of 64 images"
     assert row(said, "learning rate").startswith("0.03125 at its peak, step 0; lars")
@@ -42,27 +56,28 @@ def test_a_plan_says_what_a_run_would_take(command: Command, working_folder: Pat
     assert row(said, "between replicas") == "nothing: there is one"
     assert re.match(r"[\d,.]+ images/s", row(said, "measured"))
     assert "seconds, without" in row(said, "time to the end")
-    assert files(working_folder) == {}
+    assert files(folder) == {}
 
 
 def test_without_a_folder_none_is_made(command: Command, working_folder: Path) -> None:
-    assert "Writing to" not in command(DRY)
+    assert "Writing to" not in command(DRY, *TUNE)
     assert files(working_folder) == {}
     (working_folder / "runs").mkdir()
-    command(DRY)
+    command(DRY, *TUNE)
     assert files(working_folder) == {"runs": b""}
 
 
 @pytest.mark.one_lane
 def test_a_run_that_is_there_is_left_as_it_is(command: Command, working_folder: Path) -> None:
-    command("--model_dir=run", *OFTEN, "--train_steps=2")
+    run = ["--model_dir=run", *OFTEN, *TUNE]
+    command(*run, "--train_steps=2")
     before = files(working_folder)
-    said = command(DRY, "--model_dir=run", *OFTEN, "--train_steps=5")
+    said = command(DRY, *run, "--train_steps=5")
     assert row(said, "steps").startswith("5, of which 3 are left")
     assert row(said, "checkpoints").startswith("2 of ")
-    assert "nothing is left" in command(DRY, "--model_dir=run", *OFTEN, "--train_steps=2")
+    assert "nothing is left" in command(DRY, *run, "--train_steps=2")
     assert files(working_folder) == before
-    command("--model_dir=run", *OFTEN, "--train_steps=3")  # goes on as if nothing had been
+    command(*run, "--train_steps=3")  # goes on as if nothing had been
 
 
 @pytest.mark.one_lane
@@ -96,9 +111,9 @@ def test_an_evaluation_has_no_plan(command: Command) -> None:
 
 @pytest.mark.one_lane
 def test_too_little_memory_is_said_before_a_step(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+    command: Command, monkeypatch: pytest.MonkeyPatch, planned: tuple[Path, str]
 ) -> None:
-    needed = re.match(r"about ([\d.]+) KiB", row(command(DRY), "memory a replica"))[1]
+    needed = re.match(r"about ([\d.]+) KiB", row(planned[1], "memory a replica"))[1]
     monkeypatch.setattr(planning, "available_memory", lambda: float(needed) * 1024 - 4000)
     said = command(DRY)
     assert "Warning: about" in said and "measured  " not in said

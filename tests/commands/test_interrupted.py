@@ -20,10 +20,12 @@ from killed import Moment, killed
 from tiny_runs import (
     OFTEN,
     TINY,
+    TUNE,
     Command,
     assert_same_weights,
     command,
     finish,
+    no_exports,
     process,
     results,
     rows,
@@ -32,16 +34,18 @@ from tiny_runs import (
 
 from simclr_tf.checkpoints.reader import StoredWeights
 from simclr_tf.errors import DamagedFileError
+from simclr_tf.run import main
 
-__all__ = ["command", "working_folder"]  # fixtures
+__all__ = ["command", "no_exports", "working_folder"]  # fixtures
 
 # A summary that no checkpoint ends with: its mean goes over an interruption.
 WATCHED = [
     *TINY, "--train_steps=20", "--checkpoint_steps=4", "--train_summary_steps=3",
     "--keep_checkpoint_max=2", "--deterministic", "--mode=train_then_eval", "--learning_rate=0.05",
     "--online_eval=never", "--memory_size=48", "--memory_momentum=0.9",
+    "--optimizer=momentum", "--num_proj_layers=1",
 ]  # fmt: skip
-SHORT = [*TINY, *OFTEN, "--mode=train"]
+SHORT = [*TINY, *TUNE, *OFTEN, "--mode=train"]
 STEP = ("simclr_tf.runs.callbacks", "StepCallback.on_train_batch_end")
 SAVE = ("tensorflow.train", "CheckpointManager.save")
 # Each goes on where the one before was killed. Of a step's calls, its callbacks make four.
@@ -65,17 +69,13 @@ MOMENTS = [
 ]  # fmt: skip
 
 
-def run_in(folder: Path, arguments: list[str]) -> Path:
-    """Runs the command in a folder; returns the run's."""
-    done = processes.run("-m", "simclr_tf.run", *arguments, "--model_dir=run", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nobody interrupts."""
-    return run_in(tmp_path_factory.mktemp("whole"), WATCHED)
+    """The run that nobody interrupts, a process as those that are."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = processes.run("-m", "simclr_tf.run", *WATCHED, "--model_dir=run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -131,7 +131,7 @@ def test_a_killed_run_ends_as_one_that_nobody_killed(working_folder: Path, whole
 def start_slow(*arguments: str) -> processes.Process:
     """Starts a run that takes minutes, and waits until it has trained."""
     started = processes.start(
-        "-m", "simclr_tf.run", *TINY, "--train_steps=100000", "--checkpoint_steps=50",
+        "-m", "simclr_tf.run", *TINY, *TUNE, "--train_steps=100000", "--checkpoint_steps=50",
         "--train_summary_steps=50", "--mode=train", "--model_dir=run", *arguments,
     )  # fmt: skip
     deadline = time.monotonic() + 120
@@ -163,34 +163,40 @@ def test_a_signal_writes_the_step_that_is_reached(
     step = newest(working_folder / "run")
     assert f"simclr-tf: interrupted; step {step} is kept in run/ckpt-{step}" in err
     assert "Traceback" not in err
-    out = command("--model_dir=run", f"--train_steps={step + 2}", "--mode=train",
+    out = command(*TUNE, "--model_dir=run", f"--train_steps={step + 2}", "--mode=train",
                   "--checkpoint_steps=50", "--train_summary_steps=50")  # fmt: skip
     assert f"Resuming from run/ckpt-{step} at step {step}." in out
     assert newest(working_folder / "run") == step + 2
 
 
 @pytest.mark.one_lane
-def test_one_trainer_a_folder(command: Command, working_folder: Path) -> None:
+def test_one_trainer_a_folder(command: Command, no_exports: None, working_folder: Path) -> None:
     """A second trainer is refused; an evaluation is not; a killed trainer locks nobody out."""
     started = start_slow()
-    said = command("--model_dir=run", "--mode=train", code=2)
-    assert f"received: run, where process {started.pid} on" in said
-    assert len(said.strip().splitlines()) == 1
-    evaluated = processes.start(
-        "-m", "simclr_tf.run", *TINY, "--mode=eval", "--model_dir=run", "--train_steps=1"
-    )
-    assert "evaluation complete" in finish(evaluated)
-    assert started.poll() is None
-    started.kill()
+    try:
+        started.send_signal(signal.SIGSTOP)  # it holds its lock, and leaves us the processor
+        said = command(*TUNE, "--model_dir=run", "--mode=train", code=2)
+        note, line = said.strip().splitlines()
+        assert "from scratch" in note and f"received: run, where process {started.pid} on" in line
+        said = command(*TUNE, "--mode=eval", "--model_dir=run", "--train_steps=1")
+        assert "evaluation complete" in said
+        started.send_signal(signal.SIGCONT)
+        assert started.poll() is None
+    finally:
+        started.kill()
     assert (working_folder / "run" / ".trainer.lock").exists()
-    command("--model_dir=run", "--train_steps=1", "--mode=train")
+    command(*TUNE, "--model_dir=run", "--train_steps=1", "--mode=train")
     assert not (working_folder / "run" / ".trainer.lock").exists()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps, for copies of it."""
-    return run_in(tmp_path_factory.mktemp("trained"), SHORT)
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["simclr-tf", *SHORT, "--model_dir=run"]) == 0
+    return folder / "run"
 
 
 @pytest.mark.one_lane
@@ -267,17 +273,17 @@ def test_a_full_disk_ends_a_run_and_keeps_its_last_checkpoint(
     command: Command, small_disk: Path
 ) -> None:
     run = f"--model_dir={small_disk / 'run'}"
-    command(run, *OFTEN, "--mode=train", "--train_steps=2")
+    command(run, defaults=[*SHORT, "--train_steps=2"])
     filler = small_disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb") as file:
         while True:
             file.write(bytes(1000))
             file.flush()
-    said = command(run, *OFTEN, "--mode=train", code=4)
+    said = command(run, defaults=SHORT, code=4)
     assert "can no longer be written" in said and "No space left" in said
     assert "The last checkpoint is kept" in said and "ckpt-2" in said
     filler.unlink()
-    out = command(run, *OFTEN, "--mode=train")
+    out = command(run, defaults=SHORT)
     assert "ckpt-2 at step 2." in out
     assert [row["step"] for row in rows(small_disk / "run")] == [1, 2, 3, 4, 5, 6]
     assert not [name for name in os.listdir(small_disk / "run") if "temp" in name]

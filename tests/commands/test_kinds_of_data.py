@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tiny_runs import (
+    TUNE,
     Command,
     assert_same_weights,
     command,
+    no_exports,
     results,
     working_folder,
     write_folder,
@@ -20,7 +22,7 @@ from tiny_runs import (
 
 pytestmark = pytest.mark.one_lane  # data and plans; what Keras makes of them is asked elsewhere
 
-__all__ = ["command", "working_folder"]  # fixtures
+__all__ = ["command", "no_exports", "working_folder"]  # fixtures
 
 
 def test_pretraining_without_labels(command: Command, working_folder: Path) -> None:
@@ -41,7 +43,7 @@ def test_pretraining_without_labels(command: Command, working_folder: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [{"cats": 30}, {"cats": 20, "dogs": 2}, {"a": 2, "b": 2}])
 def test_small_folders_are_compared_or_not(
-    command: Command, working_folder: Path, classes: dict[str, int]
+    command: Command, no_exports: None, working_folder: Path, classes: dict[str, int]
 ) -> None:
     """One class, a rare class, fewer images than neighbours: no crash at the end of a run."""
     write_folder(working_folder / "photos", classes)
@@ -59,7 +61,8 @@ def test_decoded_images_on_disk_serve_every_run(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(working_folder / "home"))
     folder = write_folder(working_folder / "photos", {"cats": 20, "dogs": 20})
-    data = [f"--dataset={folder}", "--train_split=train", "--image_size=4", "--train_steps=4"]
+    data = [*TUNE, f"--dataset={folder}", "--train_split=train", "--image_size=4",
+            "--train_steps=4"]  # fmt: skip
     on_disk = [*data, "--cache_dataset=disk", "--cache_dir=kept"]
     planned = command(*on_disk, "--dry_run")
     assert "a run would first write them to kept/photos-6-" in planned
@@ -78,7 +81,7 @@ def test_decoded_images_on_disk_serve_every_run(
     assert "place for decoded images" in refused and "Not a directory" in refused
 
 
-def test_prepared_tfds_data_set(command: Command, working_folder: Path) -> None:
+def test_prepared_tfds_data_set(command: Command, no_exports: None, working_folder: Path) -> None:
     """With the default seed, by name, from --data_dir, offline."""
     import tensorflow_datasets as tfds
 
@@ -107,8 +110,8 @@ def test_prepared_tfds_data_set(command: Command, working_folder: Path) -> None:
         Spots.name = "spots"
         Spots(data_dir=str(working_folder / "data")).download_and_prepare()
     said = command(
-        "--dataset=spots:1.0.0", "--data_dir=data", "--train_split=train", "--eval_split=test",
-        "--mode=train_then_eval", "--model_dir=run", "--train_steps=2",
+        *TUNE, "--dataset=spots:1.0.0", "--data_dir=data", "--train_split=train",
+        "--eval_split=test", "--mode=train_then_eval", "--model_dir=run", "--train_steps=2",
     )  # fmt: skip
     assert "40 images" in said and "2 classes" in said
     assert results(working_folder / "run")["global_step"] == 2

@@ -22,6 +22,7 @@ def shares(folder: Path, step: int) -> dict[str, float]:
     return {name: float((values == 0).mean()) for name, values in found.items()}
 
 
+@pytest.mark.second_lane  # test_pruning saves and goes on on both lanes
 def test_a_pruned_run_resumes_exactly(
     command: Command,  # noqa: F811
     working_folder: Path,  # noqa: F811

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import processes
 import pytest
-from tiny_runs import TINY, Command, command, finish, results, rows, working_folder
+from tiny_runs import TINY, TUNE, Command, command, finish, results, rows, working_folder
 
 __all__ = ["command", "working_folder"]  # fixtures
 
@@ -20,6 +20,7 @@ __all__ = ["command", "working_folder"]  # fixtures
 SHARED = [
     *TINY, "--strategy=multiworker", "--augment_on=host", "--train_batch_size=12",
     "--train_summary_steps=1", "--checkpoint_steps=2", "--online_eval=never",
+    "--optimizer=momentum", "--learning_rate=0.05",
 ]  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def test_several_processes_take_the_steps_of_one(
 def test_a_lost_worker_ends_the_others_and_the_next_start_goes_on(
     working_folder: Path, lost: int
 ) -> None:
-    started = start_workers(2, "--train_steps=100000", "--mode=train")
+    started = start_workers(2, *TUNE, "--train_steps=100000", "--mode=train")
     try:
         deadline = time.monotonic() + 200
         while not list(Path("run").glob("ckpt-*.index")):
@@ -93,7 +94,7 @@ def test_a_lost_worker_ends_the_others_and_the_next_start_goes_on(
     assert len(lines) == 1 and "another worker ended" in lines[0] and "Traceback" not in err
     assert "The last checkpoint is run/ckpt-" in lines[0]
     newest = max(int(path.stem.split("-")[1]) for path in Path("run").glob("ckpt-*.index"))
-    again = start_workers(2, f"--train_steps={newest + 3}", "--mode=train")
+    again = start_workers(2, *TUNE, f"--train_steps={newest + 3}", "--mode=train")
     assert f"Resuming from run/ckpt-{newest}" in finish(again[0])
     finish(again[1])
     assert os.path.exists(f"run/ckpt-{newest + 3}.index")

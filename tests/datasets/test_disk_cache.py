@@ -34,13 +34,13 @@ def shapes(image: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 # ------------------------------------------------------------------------------- the same batches
 
 
-@pytest.mark.parametrize("start", [0, 14])
 @pytest.mark.parametrize(
-    "kind",
+    ("kind", "start"),
     [
-        {}, {"ending": "jpg"}, {"classes": False}, {"same": True}, {"same": True, "classes": False},
-        {"same": True, "image_size": 28}, {"host_transform": shapes},
-        {"host_transform": shapes, "same": True}, {"balance_classes": True},
+        ({}, 0), ({}, 14), ({"ending": "jpg"}, 14), ({"classes": False}, 0), ({"same": True}, 14),
+        ({"same": True, "classes": False}, 0), ({"same": True, "image_size": 28}, 14),
+        ({"host_transform": shapes}, 0), ({"host_transform": shapes, "same": True}, 14),
+        ({"balance_classes": True}, 14),
     ],
     ids=lambda kind: ", ".join(kind) or "folders" if isinstance(kind, dict) else str(kind),
 )  # fmt: skip

@@ -156,7 +156,7 @@ def test_an_automatic_run_keeps_its_type_on_another_machine(
         "simclr-tf", "--dataset=mnist_5k", "--train_split=train[:16]", "--image_size=8",
         "--encoder=mlp:8", "--proj_out_dim=4", "--num_proj_layers=1", "--augmentations=crop",
         "--train_batch_size=8", "--warmup_epochs=0", "--model_dir=a",
-        "--mixed_precision=auto",
+        "--mixed_precision=auto", "--mode=train",
     ]  # fmt: skip
     cpu(NEW)
     assert main([*arguments, "--train_steps=1"]) == 0

@@ -27,7 +27,9 @@ print(_pywrap_util_port.IsMklEnabled())
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is of x86")
 @pytest.mark.parametrize(
-    ("setting", "expected"), [(None, "True"), ("0", "False")], ids=["unset", "left out by the user"]
+    ("setting", "expected"),
+    [(None, "True"), pytest.param("0", "False", marks=pytest.mark.second_lane)],
+    ids=["unset", "left out by the user"],
 )
 def test_start_of_tensorflow(setting: str | None, expected: str) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}

@@ -30,6 +30,8 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import ResNet
 from simclr_tf.training.simclr import SimCLR
 
+pytestmark = pytest.mark.usefixtures("half_as_deep")
+
 SHORT = ["--scenes=4", "--test_scenes=2", "--steps=1", "--batch_size=2"]
 
 

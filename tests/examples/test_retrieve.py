@@ -17,6 +17,8 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import export_saved_model
 
+pytestmark = pytest.mark.usefixtures("half_as_deep")
+
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -29,6 +29,8 @@ from simclr_tf.models.encoders import make_encoder, wrap_encoder
 from simclr_tf.models.resnet import ResNet
 from simclr_tf.run import main as train
 
+pytestmark = pytest.mark.usefixtures("half_as_deep")
+
 TINY = ["--dataset=mnist_5k", "--train_split=train[:64]", "--eval_split=test[:32]",
         "--image_size=8", "--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.125",
         "--proj_head_mode=none", "--augmentations=crop", "--train_batch_size=16",
@@ -174,7 +176,7 @@ def test_encoder_is_shared_and_unfrozen() -> None:
     for layer in network.layers[:10]:
         layer.trainable = False
     model = pyramid_segmenter(network, side=32, num_classes=3)
-    assert len(network.trainable_variables) > 50
+    assert len(network.trainable_variables) > 30
     kernel = network.trainable_variables[0]
     before = np.array(kernel)
     images = np.random.RandomState(0).randint(0, 256, (4, 32, 32, 3)).astype("uint8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import processes
 import pytest
 import tensorflow as tf
+import tiny_models
 from tensorflow import keras
 
 from simclr_tf.augment.layer import SimCLRAugment
@@ -27,6 +29,7 @@ from tf_hub_export import atomic, check_images, export_saved_model
 from tf_hub_export.input_contract import InputContract
 from tf_hub_export.signatures import make_signatures
 
+pytestmark = pytest.mark.usefixtures("half_as_deep")
 ENDPOINTS = {"initial_conv", "initial_max_pool", "block_group1", "block_group2", "block_group3",
              "block_group4", "final_avg_pool", "proj_head_input", "proj_head_output",
              "logits_sup"}  # fmt: skip
@@ -70,22 +73,45 @@ def small_model() -> SimCLR:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[SimCLR, str]:
+def exported(tmp_path_factory: pytest.TempPathFactory, half_as_deep: None) -> tuple[SimCLR, str]:
     model = small_model()
     return model, export_saved_model(model, str(tmp_path_factory.mktemp("export") / "module"))
+
+
+@pytest.fixture(scope="module")
+def loaded(exported: tuple[SimCLR, str]) -> Any:
+    return tf.saved_model.load(exported[1])
+
+
+@pytest.fixture
+def module(loaded: Any) -> Iterator[Any]:
+    """Loaded once: each test finds the variables that were exported."""
+    kept = [variable.numpy() for variable in loaded.variables]
+    yield loaded
+    for variable, value in zip(loaded.variables, kept, strict=True):
+        variable.assign(value)
+
+
+@pytest.fixture(scope="module")
+def smallest() -> SimCLR:
+    """For what is done with the folder."""
+    return SimCLR(make_encoder("mlp:4", image_size=4), ProjectionHead("none"))
+
+
+def features_of(model: SimCLR, batch: np.ndarray) -> np.ndarray:
+    return np.asarray(model.encoder(batch, training=False))
 
 
 def images(count: int = 4, size: int = 16) -> np.ndarray:
     return np.random.RandomState(0).rand(count, size, size, 3).astype("float32")
 
 
-def test_endpoints_equal_the_model(exported: tuple[SimCLR, str]) -> None:
-    model, path = exported
-    module = tf.saved_model.load(path)
+def test_endpoints_equal_the_model(exported: tuple[SimCLR, str], module: Any) -> None:
+    model, _ = exported
     for size in (16, 24):  # any batch, any size
         outputs = module(images(3, size), trainable=False)
         assert set(outputs) == ENDPOINTS
-        features = model.predict(images(3, size), verbose=0)
+        features = features_of(model, images(3, size))
         np.testing.assert_allclose(outputs["final_avg_pool"], features, rtol=1e-4, atol=1e-5)
         assert outputs["proj_head_output"].shape == (3, 8)
         assert outputs["logits_sup"].shape == (3, 3)
@@ -94,8 +120,7 @@ def test_endpoints_equal_the_model(exported: tuple[SimCLR, str]) -> None:
     np.testing.assert_array_equal(again["block_group2"], first["block_group2"])
 
 
-def test_moving_statistics_move_in_training_only(exported: tuple[SimCLR, str]) -> None:
-    module = tf.saved_model.load(exported[1])
+def test_moving_statistics_move_in_training_only(module: Any) -> None:
     moving = module.model["resnet_model"]["initial_conv_relu_max_pool"]["2"]["bn"]["moving_mean"]
     before = moving.numpy()
     module(images(), trainable=False)
@@ -114,12 +139,11 @@ def test_fine_tuned_by_a_process_that_has_no_simclr_tf(
     done = processes.run(safe, tmp_path / "script.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     features = np.load(tmp_path / "out.npz")["final_avg_pool"]
-    expected = exported[0].predict(images(), verbose=0)
+    expected = features_of(exported[0], images())
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_signatures_compute_what_the_call_does(exported: tuple[SimCLR, str]) -> None:
-    module = tf.saved_model.load(exported[1])
+def test_signatures_compute_what_the_call_does(module: Any) -> None:
     assert set(module.signatures) == {
         "serving_default", "features", "features_training", "serving_bytes",
     }  # fmt: skip
@@ -146,11 +170,8 @@ def test_signatures_compute_what_the_call_does(exported: tuple[SimCLR, str]) -> 
         (lambda x: x * np.float32("nan"), "Expected images in \\[0, 1\\]"),
     ],
 )
-def test_signatures_and_helper_check_the_range(
-    exported: tuple[SimCLR, str], change: Any, words: str
-) -> None:
+def test_signatures_and_helper_check_the_range(module: Any, change: Any, words: str) -> None:
     wrong = tf.constant(change(images()))
-    module = tf.saved_model.load(exported[1])
     for name in ("serving_default", "features", "features_training"):
         with pytest.raises(tf.errors.InvalidArgumentError, match=words):
             module.signatures[name](images=wrong)
@@ -173,9 +194,7 @@ def test_helper_checks_type_shape_and_size() -> None:
             check_images(wrong, size)
 
 
-def test_the_call_is_free_of_checks(exported: tuple[SimCLR, str]) -> None:
-    module = tf.saved_model.load(exported[1])
-
+def test_the_call_is_free_of_checks(module: Any) -> None:
     def operations(function: Any) -> set[str]:
         graph = function.graph.as_graph_def()
         inner = [node for f in graph.library.function for node in f.node_def]
@@ -208,8 +227,7 @@ def test_encoded_images_are_seen_as_in_evaluation(tmp_path: Path, size: int) -> 
     np.testing.assert_allclose(pixels, expected, atol=1e-6)
 
 
-def test_encoded_images_reach_the_network(exported: tuple[SimCLR, str]) -> None:
-    module = tf.saved_model.load(exported[1])
+def test_encoded_images_reach_the_network(module: Any) -> None:
     pictures = (images(2, 16) * 255).astype("uint8")
     encoded = [tf.io.encode_png(pictures[0]), tf.io.encode_jpeg(pictures[1], quality=95)]
     served = module.signatures["serving_bytes"](image_bytes=tf.stack(encoded))["features"]
@@ -218,7 +236,10 @@ def test_encoded_images_reach_the_network(exported: tuple[SimCLR, str]) -> None:
 
 
 def test_overwriting_keeps_the_old_until_the_new_is_complete(
-    exported: tuple[SimCLR, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: tuple[SimCLR, str],
+    smallest: SimCLR,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "module"
     shutil.copytree(exported[1], path)
@@ -237,32 +258,34 @@ def test_overwriting_keeps_the_old_until_the_new_is_complete(
     with monkeypatch.context() as broken:
         broken.setattr(atomic, "put_folder", fail)
         with pytest.raises(OSError, match="disk gone"):
-            export_saved_model(exported[0], str(path), overwrite=True)
+            export_saved_model(smallest, str(path), overwrite=True)
     assert (path / "old").exists() and [p.name for p in tmp_path.iterdir()] == ["module"]
-    export_saved_model(exported[0], str(path), overwrite=True)
+    export_saved_model(smallest, str(path), overwrite=True)
     assert not (path / "old").exists() and (path / "README.md").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["module"]
 
 
-def test_only_exports_are_overwritten(exported: tuple[SimCLR, str], tmp_path: Path) -> None:
+def test_only_exports_are_overwritten(smallest: SimCLR, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis").touch()
     with pytest.raises(UserError, match="Expected an export to overwrite"):
-        export_saved_model(exported[0], str(tmp_path / "home"), overwrite=True)
+        export_saved_model(smallest, str(tmp_path / "home"), overwrite=True)
     assert (tmp_path / "home" / "thesis").exists()
 
 
-def test_an_existing_folder_is_kept(exported: tuple[SimCLR, str], tmp_path: Path) -> None:
+def test_an_existing_folder_is_kept(
+    exported: tuple[SimCLR, str], smallest: SimCLR, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        export_saved_model(exported[0], exported[1])
+        export_saved_model(smallest, exported[1])
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="can be written"):
-        export_saved_model(exported[0], str(tmp_path / "file" / "module"))
+        export_saved_model(smallest, str(tmp_path / "file" / "module"))
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_failed_export_leaves_nothing(
-    exported: tuple[SimCLR, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smallest: SimCLR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(module: Any, path: str, **options: Any) -> None:
         (Path(path) / "half").write_text("written")
@@ -270,7 +293,7 @@ def test_a_failed_export_leaves_nothing(
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        export_saved_model(exported[0], str(tmp_path / "module"))
+        export_saved_model(smallest, str(tmp_path / "module"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -313,8 +336,8 @@ def test_an_encoder_with_dropout(tmp_path: Path) -> None:
 
 def test_exported_under_two_replicas(strategy: Any, tmp_path: Path) -> None:
     with strategy.scope():
-        model = small_model()
+        model = tiny_models.small_model()
     module = tf.saved_model.load(export_saved_model(model, str(tmp_path / "m")))
-    features = model.predict(images(), verbose=0)
+    features = features_of(model, images())
     outputs = module(images(), trainable=False)
     np.testing.assert_allclose(outputs["final_avg_pool"], features, rtol=1e-4, atol=1e-5)

@@ -14,6 +14,7 @@ import processes
 import pytest
 import tensorflow as tf
 from fresh_python import run_code
+from quick_networks import drawn_once
 from release_files import write_release_file
 from tensorflow import keras
 from tiny_tokens import token_model
@@ -29,6 +30,8 @@ from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import load_model
 from tf_hub_export.__main__ import main
 
+__all__ = ["drawn_once"]  # a fixture
+
 TINY = [
     "--dataset=mnist_5k", "--train_split=train[:64]", "--eval_split=test[:32]", "--image_size=8",
     "--encoder=mlp:16", "--proj_out_dim=8", "--num_proj_layers=2", "--augmentations=crop",
@@ -41,10 +44,14 @@ def images(count: int = 4, size: int = 8) -> np.ndarray:
     return np.random.RandomState(0).rand(count, size, size, 3).astype("float32")
 
 
+LOSS = ["--temperature=0.5", "--nohidden_norm", "--weight_decay=0.125", "--seed=3",
+        "--lineareval_loss_weight=0.25"]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
-    assert train(["simclr-tf", *TINY, f"--model_dir={folder}"]) == 0
+    assert train(["simclr-tf", *TINY, *LOSS, f"--model_dir={folder}"]) == 0
     return folder
 
 
@@ -81,8 +88,8 @@ def test_a_run_through_every_format(trained: Path, export: Any) -> None:
     weights = export(trained, "weights", "--format=weights")
     assert (weights / "ckpt-2.index").is_file() and (weights / "README.md").is_file()
     keras_file = export(weights, "keras", "--format=keras")
-    # The folder with what it says of itself, and the bare file.
-    for source in (keras_file, keras_file / "model.keras", trained / "ckpt-2"):
+    # The bare file, and the folder with what it says of itself.
+    for source in (keras_file / "model.keras", keras_file):
         module = export(source, "module", "--overwrite")
         outputs = tf.saved_model.load(str(module))(images())
         assert set(outputs) == set(own)
@@ -92,25 +99,25 @@ def test_a_run_through_every_format(trained: Path, export: Any) -> None:
         assert card["input"]["image_size"] == [8, 8]
         if source.is_dir():
             assert card["settings"]["encoder"] == "mlp:16" and card["results"]
+    one, details = load_model(str(trained / "ckpt-2"))
+    assert details["settings"]["image_size"] == 8
+    np.testing.assert_allclose(
+        one.projection_head(one(images())), own["proj_head_output"], rtol=1e-4, atol=1e-5
+    )
     again, details = load_model(str(module))  # an export is a source
     assert details["step"] == 2 and details["results"]
-    np.testing.assert_allclose(
-        again.predict(images(), verbose=0), own["final_avg_pool"], rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(again(images()), own["final_avg_pool"], rtol=1e-4, atol=1e-5)
 
 
-def test_a_keras_file_keeps_the_loss_of_its_run(tmp_path: Path, export: Any) -> None:
-    folder = tmp_path / "run"
-    settings = ["--temperature=0.5", "--nohidden_norm", "--weight_decay=0.125", "--seed=3",
-                "--lineareval_loss_weight=0.25", "--mode=train"]  # fmt: skip
-    assert train(["simclr-tf", *TINY, *settings, f"--model_dir={folder}"]) == 0
-    model = keras.models.load_model(export(folder, "keras", "--format=keras") / "model.keras")
+def test_a_keras_file_keeps_the_loss_of_its_run(trained: Path, export: Any) -> None:
+    model = keras.models.load_model(export(trained, "keras", "--format=keras") / "model.keras")
     config = model.get_config()
     wanted = {"temperature": 0.5, "hidden_norm": False, "weight_decay": 0.125, "seed": 3,
               "supervised_loss_weight": 0.25}  # fmt: skip
     assert {name: config[name] for name in wanted} == wanted
 
 
+@pytest.mark.one_lane  # a recipe's value; both lanes load a run above
 def test_a_fine_tuned_run_keeps_its_selector(trained: Path, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     arguments = ["--train_mode=finetune", f"--checkpoint={trained}", "--ft_proj_selector=1",
@@ -126,6 +133,7 @@ def test_a_fine_tuned_run_keeps_its_selector(trained: Path, tmp_path: Path) -> N
     assert details["data_set"] == "mnist_5k (train[:64])" and details["results"]
 
 
+@pytest.mark.one_lane  # its code loads the module and no Keras model
 def test_the_documentations_page(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,16 +170,19 @@ def test_a_model_of_other_inputs_is_refused(tmp_path: Path, capsys: Any) -> None
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.second_lane
 @pytest.mark.parametrize("kind", [SimCLR, Classifier, Distiller])
 def test_a_fresh_process_knows_the_class_in_a_keras_file(kind: type, tmp_path: Path) -> None:
-    """Keras 3 finds a class only if something has imported it."""
+    """Keras 3 finds a class only if something has imported it; Keras 2 imports its module."""
     kind(make_encoder("mlp:4", image_size=8), num_classes=3).save(tmp_path / "model.keras")
     code = "import tf_hub_export as t; print(type(t.load_model('model.keras')[0]).__name__)"
     done = processes.run("-c", code, cwd=tmp_path)
     assert done.stdout.strip() == kind.__name__, done.stderr[-3000:]
 
 
+@pytest.mark.one_lane  # on both lanes tests/checkpoints exports one of them
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn_once")
 def test_the_releases_files(golden: Any, tmp_path: Path, export: Any) -> None:
     archive = write_release_file("tf1_checkpoint", tmp_path / "r", golden("release_files"))
     folder = export(archive, "module")

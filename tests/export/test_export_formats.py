@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib.util
+import io
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +20,13 @@ from conftest import deviation
 from tensorflow import keras
 
 from simclr_tf.checkpoints.release import load_release_weights
-from simclr_tf.compat import register
+from simclr_tf.compat import KERAS_3, register
 from simclr_tf.errors import UserError
 from simclr_tf.models.blocks import BatchNorm
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import ResNet
 from simclr_tf.training.simclr import SimCLR
-from tf_hub_export import PRECISIONS, export_model, load_model
+from tf_hub_export import PRECISIONS, export_model
 from tf_hub_export.__main__ import main
 from tf_hub_export.comparison import LIMITS, deviations, require_close, sample_images
 from tf_hub_export.half_size import half_size
@@ -54,15 +57,36 @@ def images(count: int = 5, seed: int = 1, size: int = SIZE) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], Path]:
-    """What the module of a model gives for `images()`, and a folder to export from."""
+def source(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, np.ndarray], Path, SimCLR]:
+    """What the module of a model gives for `images()`, a folder to export from, and the model."""
     folder = tmp_path_factory.mktemp("source")
     model = small_model()
     details = {"settings": {"image_size": SIZE}, "step": 7}
     export_model(model, str(folder / "keras"), "keras", details=details)
     export_model(model, str(folder / "module"), details=details)
     outputs = tf.saved_model.load(str(folder / "module"))(images(), trainable=False)
-    return {name: value.numpy() for name, value in outputs.items()}, folder / "keras"
+    return {name: value.numpy() for name, value in outputs.items()}, folder / "keras", model
+
+
+@pytest.fixture(scope="module")
+def converted(source: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """`converted('tflite', 'int8')` is the command's folder, made once, and what it printed."""
+
+    @functools.lru_cache
+    def convert(format: str, precision: str) -> tuple[Path, str]:
+        parent = tmp_path_factory.mktemp("converted")
+        where = [f"--checkpoint={source[1]}", f"--export_dir={parent / 'out'}"]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(["x", *where, f"--format={format}", f"--precision={precision}"])
+        assert code == 0, err.getvalue()
+        assert "Warning" not in err.getvalue()
+        assert [p.name for p in parent.iterdir()] == ["out"]
+        return parent / "out", out.getvalue()
+
+    return convert
 
 
 @pytest.fixture
@@ -94,15 +118,13 @@ def run_file(folder: Path, format: str, batch: np.ndarray) -> dict[str, np.ndarr
 
 @pytest.mark.parametrize(("format", "precision"), CONVERTED)
 def test_files_compute_what_the_model_does(
-    source: Any, command: Any, tmp_path: Path, format: str, precision: str
+    source: Any, converted: Any, format: str, precision: str
 ) -> None:
     if format == "onnx":
         pytest.importorskip("tf2onnx")
-    expected, checkpoint = source
-    code, out, err = command(checkpoint, f"--format={format}", f"--precision={precision}")
-    assert code == 0, err
-    assert "Largest deviation from the model: final_avg_pool " in out and "Warning" not in err
-    folder = tmp_path / "out"
+    expected = source[0]
+    folder, out = converted(format, precision)
+    assert "Largest deviation from the model: final_avg_pool " in out
     outputs = run_file(folder, format, images())  # a batch of another size than the exporter's
     assert set(outputs) == set(expected if format == "saved_model" else VECTORS)
     worst = max(deviation(outputs[name], expected[name]) for name in outputs)
@@ -117,17 +139,13 @@ def test_files_compute_what_the_model_does(
     text = (folder / "README.md").read_text()
     assert f"- `final_avg_pool`: {card['deviation']['final_avg_pool']:.1e}" in text
     assert f"final_avg_pool {card['deviation']['final_avg_pool']:.1e}" in out
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("format", ["tflite", "onnx"])
-def test_the_card_says_which_images_are_taken(
-    source: Any, command: Any, tmp_path: Path, format: str
-) -> None:
+def test_the_card_says_which_images_are_taken(source: Any, converted: Any, format: str) -> None:
     if format == "onnx":
         pytest.importorskip("tf2onnx")
-    assert command(source[1], f"--format={format}")[0] == 0
-    folder = tmp_path / "out"
+    folder, _ = converted(format, "float32")
     card = json.loads((folder / "model.json").read_text())
     text = (folder / "README.md").read_text()
     assert "any number of images" in text
@@ -142,30 +160,27 @@ def test_the_card_says_which_images_are_taken(
         assert card["input"]["shape"] == [None, None, None, 3]
         assert "other sizes are taken" in text
         other = images(2, size=SIZE + 4)
-        model, _ = load_model(str(source[1]))
         features = run_file(folder, format, other)["final_avg_pool"]
-        assert deviation(features, model.encoder(other, training=False)) < LIMITS["float32"]
+        assert deviation(features, source[2].encoder(other, training=False)) < LIMITS["float32"]
 
 
-def test_sizes_fall_with_the_precision(source: Any, tmp_path: Path) -> None:
-    model, details = load_model(str(source[1]))
+def test_sizes_fall_with_the_precision(converted: Any) -> None:
     size = {}
     for precision in ("float32", "float16", "int8"):
-        folder = tmp_path / precision
-        export_model(model, str(folder), "tflite", details=details, precision=precision)
+        folder, _ = converted("tflite", precision)
         size[precision] = os.path.getsize(folder / "model.tflite")
         assert json.loads((folder / "model.json").read_text())["bytes"] == size[precision]
     assert size["float16"] < 0.6 * size["float32"] and size["int8"] < 0.4 * size["float32"]
 
 
-def test_a_half_module_is_trained_and_read_again(source: Any, command: Any, tmp_path: Path) -> None:
-    assert command(source[1], "--precision=float16")[0] == 0
-    module = tf.saved_model.load(str(tmp_path / "out"))
+def test_a_half_module_is_trained_and_read_again(source: Any, converted: Any) -> None:
+    folder, _ = converted("saved_model", "float16")
+    module = tf.saved_model.load(str(folder))
     kinds = {v.dtype for v in module.variables if len(v.shape) > 1}
     assert kinds == {tf.float16}
     data = "variables/variables.data-00000-of-00001"
     whole = os.path.getsize(source[1].with_name("module") / data)
-    assert os.path.getsize(tmp_path / "out" / data) < 0.6 * whole
+    assert os.path.getsize(folder / data) < 0.6 * whole
     # Batch norm stays whole: its statistics exceed float16's range, or move by less than its steps.
     trained = {id(v) for v in module.trainable_variables}
     moving = [v for v in module.variables if id(v) not in trained]
@@ -185,7 +200,7 @@ def test_a_half_module_is_trained_and_read_again(source: Any, command: Any, tmp_
     for name in ("serving_default", "features", "features_training", "serving_bytes"):
         assert name in module.signatures
     # Its weights load as those of any SavedModel do, into float32.
-    again = load_release_weights(small_model(), str(tmp_path / "out"))
+    again = load_release_weights(small_model(), str(folder))
     features = again.encoder(images(), training=False)
     assert deviation(features, source[0]["final_avg_pool"]) < LIMITS["float16"]
 
@@ -203,19 +218,15 @@ def test_variables_that_are_not_plainly_read_stay_whole() -> None:
     assert 0 < deviation(half(x, False)["y"], forward(x, False)["y"]) < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("format", "precision"), [("saved_model", "float16"), ("tflite", "float16")]
-)
-def test_too_large_a_deviation_leaves_nothing(
-    command: Any, tmp_path: Path, format: str, precision: str
-) -> None:
-    """Kernels beyond float16's range."""
-    model = small_model()
+def test_too_large_a_deviation_leaves_nothing(command: Any, tmp_path: Path) -> None:
+    """Kernels beyond float16's range; one format on each lane."""
+    model = small_model(passes=0)
     kernel = model.encoder.layers[1].kernel
     kernel.assign(kernel * 1e6)
     (tmp_path / "in").mkdir()
     model.save(tmp_path / "in" / "model.keras")
-    code, out, err = command(tmp_path / "in", f"--format={format}", f"--precision={precision}")
+    format = "tflite" if KERAS_3 else "saved_model"
+    code, out, err = command(tmp_path / "in", f"--format={format}", "--precision=float16")
     assert code == 2 and not out
     assert err.count("\n") == 1 and "within 0.02" in err and "Nothing was written" in err
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
@@ -268,8 +279,6 @@ def test_a_half_module_of_a_replicated_model(strategy: Any, tmp_path: Path) -> N
 
 
 def test_without_tf2onnx(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "tf2onnx" else find(name, *a)
@@ -310,38 +319,53 @@ def test_deviations_by_hand() -> None:
     assert sample_images(InputContract((None, 7, 2), None)).shape == (4, 7, 2)
 
 
-SNIPPET = """
-import contextlib, io, re, runpy, sys
-for code in re.findall("```python\\n(.*?)```", open("README.md").read(), re.S):
-    open(sys.argv[1], "w").write(code)
-    runpy.run_path(sys.argv[1], run_name="__main__")
-assert len(sys.argv) > 2 or not any(n.split(".")[0] == "simclr_tf" for n in sys.modules)
+SNIPPETS = """
+import os, re, runpy, sys
+for folder in sys.argv[2:]:
+    os.chdir(folder)
+    codes = re.findall("```python\\n(.*?)```", open("README.md").read(), re.S)
+    print("folder", len(codes), flush=True)
+    for code in codes:
+        open(sys.argv[1], "w").write(code)
+        runpy.run_path(sys.argv[1], run_name="__main__")
+    print("simclr_tf" if any(n.split(".")[0] == "simclr_tf" for n in sys.modules) else "alone")
 """
 
 
+def cards(alone: bool) -> list[tuple[str, str]]:
+    """Formats and precisions whose code takes nothing of this package, or the others."""
+    every = [
+        (f, p) for f in PRECISIONS for p in PRECISIONS[f] if (f, p) != ("saved_model", "float32")
+    ]
+    return [(f, p) for f, p in every if (f not in ("keras", "weights")) == alone]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("format", "precision"),
-    [(f, p) for f in PRECISIONS for p in PRECISIONS[f] if (f, p) != ("saved_model", "float32")],
-)
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "with simclr_tf"])
 def test_code_of_each_card_runs_as_it_is_printed(
-    source: Any, command: Any, tmp_path: Path, format: str, precision: str
+    converted: Any, command: Any, tmp_path: Path, alone: bool
 ) -> None:
-    if format == "onnx":
-        pytest.importorskip("tf2onnx")
-    checkpoint = source[1]
-    if format == "weights":  # of a network that is recognised by them
-        SimCLR(ResNet(18, 0.125, cifar_stem=True)).save(tmp_path / "in.keras")
-        checkpoint = tmp_path / "in.keras"
-    assert command(checkpoint, f"--format={format}", f"--precision={precision}")[0] == 0
-    text = (tmp_path / "out" / "README.md").read_text()
-    assert len(re.findall("```python", text)) == (3 if format == "saved_model" else 1)
-    (tmp_path / "all.py").write_text(SNIPPET)
-    ours = ["ours"] if format in ("keras", "weights") else []
-    done = processes.run(tmp_path / "all.py", tmp_path / "snippet.py", *ours, cwd=tmp_path / "out")
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = done.stdout.strip().splitlines()
-    assert said[0] == "(8, 64)"
-    for line in said[1:]:
-        first, last = map(float, line.split("->"))
-        assert last < first
+    folders = {}
+    for format, precision in cards(alone):
+        if format == "onnx" and not importlib.util.find_spec("tf2onnx"):
+            continue
+        if format == "weights":  # of a network that is recognised by them
+            SimCLR(ResNet(18, 0.125, cifar_stem=True)).save(tmp_path / "in.keras")
+            assert command(tmp_path / "in.keras", "--format=weights")[0] == 0
+            folders[format, precision] = tmp_path / "out"
+        else:
+            folders[format, precision] = converted(format, precision)[0]
+    (tmp_path / "all.py").write_text(SNIPPETS)
+    arguments = [tmp_path / "all.py", tmp_path / "snippet.py", *folders.values()]
+    done = processes.run(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, (done.stdout, done.stderr[-3000:])
+    said = done.stdout.split("folder ")[1:]
+    for (format, precision), text in zip(folders, said, strict=True):
+        count, shape, *losses, packages = text.strip().splitlines()
+        assert int(count) == (3 if format == "saved_model" else 1), (format, precision)
+        assert shape == "(8, 64)", (format, precision)
+        assert len(losses) == int(count) - 1, (format, precision)
+        for line in losses:
+            first, last = map(float, line.split("->"))
+            assert last < first, (format, precision)
+        assert packages == "alone" or not alone, (format, precision)

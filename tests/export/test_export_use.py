@@ -18,6 +18,8 @@ from simclr_tf.models.resnet import ResNet
 from simclr_tf.training.simclr import SimCLR
 from tf_hub_export import export_saved_model
 
+pytestmark = pytest.mark.usefixtures("half_as_deep")
+
 START = """
 import sys
 import numpy as np, tensorflow as tf
@@ -33,7 +35,7 @@ def fit(keras, inputs, features, batch_norm):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.05), loss)
     kernels = [w for w in model.trainable_variables if len(w.shape) == 4]
-    assert len(kernels) == 21, len(kernels)  # ResNet-18: 17, and 4 of shortcuts
+    assert len(kernels) == 13, len(kernels)  # of half a ResNet-18: 9, and 4 of shortcuts
     before = [np.array(w) for w in kernels], np.array(batch_norm)
     untouched = model.predict(images, verbose=0)
     assert np.array_equal(before[1], np.array(batch_norm)), "moved by inference"
@@ -102,7 +104,7 @@ end()
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> tuple[SimCLR, Path]:
+def export(tmp_path_factory: pytest.TempPathFactory, half_as_deep: None) -> tuple[SimCLR, Path]:
     model = SimCLR(
         ResNet(18, 0.125, cifar_stem=True),
         ProjectionHead(out_dim=8, num_layers=2),
@@ -134,13 +136,14 @@ def run(program: str, *arguments: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.one_lane  # on both lanes TF-Hub's layer loads it so
 @pytest.mark.slow
 def test_hub_load_as_in_the_releases_notebook(
     export: tuple[SimCLR, Path], images: np.ndarray, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorflow_hub")
     run(HUB_LOAD, str(export[1]), str(tmp_path / "out.npz"), folder=tmp_path)
-    expected = export[0].predict(images, verbose=0)
+    expected = export[0].encoder(images, training=False)
     found = np.load(tmp_path / "out.npz")
     np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
 
@@ -159,7 +162,7 @@ def test_tfsm_layer_extracts_and_is_fine_tuned(
     export: tuple[SimCLR, Path], images: np.ndarray, tmp_path: Path
 ) -> None:
     run(TFSM_LAYER, str(export[1]), str(tmp_path / "out.npz"), folder=tmp_path)
-    expected = export[0].predict(images, verbose=0)
+    expected = export[0].encoder(images, training=False)
     found = np.load(tmp_path / "out.npz")
     np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
 
@@ -172,6 +175,7 @@ def test_code_of_the_card_runs_as_it_is_printed(
     run(program, str(tmp_path), folder=tmp_path)
 
 
+@pytest.mark.one_lane  # it knows no Keras; tests of both lanes call the signatures
 @pytest.mark.slow
 def test_saved_model_cli(export: tuple[SimCLR, Path], images: np.ndarray, tmp_path: Path) -> None:
     def command(*arguments: str) -> str:
@@ -188,7 +192,7 @@ def test_saved_model_cli(export: tuple[SimCLR, Path], images: np.ndarray, tmp_pa
     np.save(tmp_path / "images.npy", images)
     command("run", *where, "features", "--inputs", "images=images.npy", "--outdir", "out")
     features = np.load(tmp_path / "out" / "features.npy")
-    expected = export[0].predict(images, verbose=0)
+    expected = export[0].encoder(images, training=False)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 

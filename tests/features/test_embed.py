@@ -187,6 +187,7 @@ def test_projector_files(photos: Path, embed: Run) -> None:
     assert not sheet[-side:, 3 * side :].any()
 
 
+@pytest.mark.one_lane
 def test_tensorboard_reads_the_projector_files(photos: Path, embed: Run) -> None:
     plugin = pytest.importorskip("tensorboard.plugins.projector.projector_plugin")
     from tensorboard.plugins import base_plugin
@@ -245,24 +246,28 @@ def test_wrong_commands(embed: Run, tmp_path: Path, arguments: list[str], words:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.one_lane
 def test_a_bad_image_stops_where_asked(tmp_path: Path, photos: Path, embed: Run) -> None:
     code, _, err = embed(f"--dataset={photos}", "--output=f.npz", "--on_bad_image=fail")
     assert code == 2 and "broken.jpg" in err and err.count("\n") == 1
     assert os.listdir() == []
 
 
+@pytest.mark.one_lane
 def test_every_image_left_out_is_counted(photos: Path, embed: Run) -> None:
     """Also those that the source never listed."""
     code, out, err = embed(f"--dataset={photos}", "--output=f.npz")
     assert code == 0 and "23 x 16 final_avg_pool, 1 unreadable left out" in out, err
 
 
+@pytest.mark.one_lane
 def test_folders_of_both_outputs_are_made(photos: Path, embed: Run) -> None:
     code, _, err = embed(f"--dataset={photos}", "--output=a/f.npz", "--projector_dir=b/c/proj")
     assert code == 0, err
     assert os.path.isfile("a/f.npz") and os.path.isfile("b/c/proj/tensors.tsv")
 
 
+@pytest.mark.one_lane
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 @pytest.mark.parametrize("kind", ["tsv", "parquet", "npz"])
 def test_names_that_are_not_utf8(embed: Run, kind: str) -> None:
@@ -279,6 +284,7 @@ def test_names_that_are_not_utf8(embed: Run, kind: str) -> None:
         assert "x\\udcff.png" in file.read()
 
 
+@pytest.mark.one_lane
 def test_images_that_break_later_are_left_out(
     tmp_path: Path, embed: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

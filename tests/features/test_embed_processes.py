@@ -27,10 +27,10 @@ def process(folder: Path, *arguments: str) -> processes.Process:
 
 
 class Wide(tf.Module):
-    """2,048 features, so that 10,000 of them are 82 MB; next to nothing to compute."""
+    """4,096 features, so that 4,000 of them are 66 MB; next to nothing to compute."""
 
     def __init__(self) -> None:
-        random = tf.random.stateless_normal([8 * 8 * 3, 2048], [0, 1])
+        random = tf.random.stateless_normal([8 * 8 * 3, 4096], [0, 1])
         self.kernel = tf.Variable(random)
 
     @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3]), tf.TensorSpec([], tf.bool)])
@@ -40,10 +40,10 @@ class Wide(tf.Module):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wide module, and 10,000 small files in `large`, 1,000 of them in `small` too."""
+    """The wide module, and 4,000 small files in `large`, 1,000 of them in `small` too."""
     folder = tmp_path_factory.mktemp("many")
     tf.saved_model.save(Wide(), str(folder / "wide"))
-    for name, count in (("small", 1_000), ("large", 10_000)):
+    for name, count in (("small", 1_000), ("large", 4_000)):
         home = folder / name
         home.mkdir()
         for index in range(count):
@@ -75,8 +75,8 @@ def test_memory_does_not_grow_with_the_images(
         assert done.returncode == 0, errors[-2000:]
         peak[name] = int(said.split()[-1]) / 1024
         print(output, name, f"{peak[name]:.0f} MB", said.splitlines()[-2])
-    # The features alone are 82 MB, thumbnails 2; paths and headers of the source are 4.
-    assert peak["large"] - peak["small"] < 35, peak
+    # The features alone are 49 MB more; thumbnails, paths and headers of the source are 2.
+    assert peak["large"] - peak["small"] < 25, peak
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_a_killed_process_goes_on(many: Path, tmp_path: Path) -> None:
     first = process(tmp_path, *common, "--output=f.npz")
     state = tmp_path / "f.npz.partial" / "state.json"
     deadline = time.monotonic() + 300
-    while not (state.exists() and json.loads(state.read_text())["rows"] >= 400):
+    while not (state.exists() and json.loads(state.read_text())["rows"] >= 200):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)

@@ -97,7 +97,8 @@ def encoder(setting: Setting) -> Iterator[Row]:
     images = (pictures(setting.sizes.images, PIXELS, seed=1) / 255.0).astype("float32")
 
     def outputs() -> dict[str, np.ndarray]:
-        model = SimCLR(make_encoder(setting.sizes.widths[0]), ProjectionHead(), num_classes=CLASSES)
+        head = ProjectionHead(num_layers=setting.sizes.head_layers)
+        model = SimCLR(make_encoder(setting.sizes.widths[0]), head, num_classes=CLASSES)
         set_weights_by_rule(model)
         found = {}
         for mode in FEATURES:

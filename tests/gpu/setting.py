@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ class Sizes(NamedTuple):
         views: (source, view, images) of the views that are compared, in pixels.
         widths: Widths of the ResNet-18 whose features are compared, and of that which is trained;
             0 for two convolutions.
-        augmentations: Of the views that are trained on.
+        augmentations: Of the views that are trained on, and of those that are timed.
+        head_layers: Of the projection heads that are trained.
         images: Of a batch where one is compared.
         loss_images: Of a batch of which losses are compared.
         networks: Recorded networks that are computed again.
@@ -38,6 +40,7 @@ class Sizes(NamedTuple):
     views: tuple[tuple[int, int, int], ...]
     widths: tuple[float, float]
     augmentations: str
+    head_layers: int
     images: int
     loss_images: int
     networks: tuple[str, ...]
@@ -53,6 +56,7 @@ FULL = Sizes(
     views=((40, 32, 64), (320, 224, 16)),
     widths=(1.0, 0.25),
     augmentations=",".join(DEFAULT_AUGMENTATIONS),
+    head_layers=3,
     images=32,
     loss_images=64,
     networks=("r18_w1_cifar", "r50_w1_224", "r50_w1_sk_64", "r50_w1_se_64", "r34_w1_cifar",
@@ -68,6 +72,7 @@ SMALL = Sizes(
     views=((20, 16, 4),),
     widths=(0.125, 0),
     augmentations="crop,flip",  # colour and blur take most of the time to trace
+    head_layers=2,
     images=8,
     loss_images=16,
     networks=("r18_w1_cifar",),
@@ -122,9 +127,20 @@ def find_device(allow_cpu: bool) -> Setting:
             "Expected a GPU that TensorFlow sees; received: none. Install its CUDA libraries with "
             "pip install -e '.[gpu]', or pass --allow_cpu, which tries the script itself."
         )
+    _trace_quickly()
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     return Setting("CPU:1", SMALL)
+
+
+def _trace_quickly() -> None:
+    """Leaves out what takes longer than it saves where small graphs run a few times.
+
+    Rewriting them, and looking for garbage among the millions of objects that tracing keeps.
+    """
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def pictures(count: int, pixels: int, seed: int) -> np.ndarray:

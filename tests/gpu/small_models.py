@@ -28,7 +28,7 @@ def make_simclr(setting: Setting, **options: Any) -> SimCLR:
     """Returns a small SimCLR that makes its views."""
     return SimCLR(
         make_encoder(setting.sizes.widths[1]),
-        ProjectionHead(),
+        ProjectionHead(num_layers=setting.sizes.head_layers),
         augment=SimCLRAugment(PIXELS, augmentations=setting.sizes.augmentations),
         temperature=0.5,
         num_classes=CLASSES,

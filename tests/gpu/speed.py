@@ -73,7 +73,7 @@ def views(setting: Setting, size: tuple[int, int, int], with_xla: bool = False) 
         calls = itertools.count()
 
         def side(jit_compile: bool) -> Callable[[], tf.Tensor]:
-            augment = SimCLRAugment(pixels)
+            augment = SimCLRAugment(pixels, augmentations=setting.sizes.augmentations)
             function = tf.function(
                 lambda seed: augment(tf.concat([made, made], 0), seed=seed), jit_compile=jit_compile
             )
@@ -114,7 +114,7 @@ def _model(setting: Setting, network: list[Any], mixed_precision: str) -> SimCLR
     with isolated(policy_name(mixed_precision)):
         model = SimCLR(
             make_encoder(width, depth, pixels),
-            ProjectionHead(),
+            ProjectionHead(num_layers=setting.sizes.head_layers),
             augment=SimCLRAugment(pixels, augmentations=setting.sizes.augmentations),
             num_classes=CLASSES,
         )

@@ -139,9 +139,17 @@ def test_wrong_arguments(hidden, temperature):
         nt_xent(hidden, temperature)
 
 
-@pytest.mark.parametrize("case", [0, 1, 2, 4])  # case 3 has 33 images
 @pytest.mark.parametrize(
-    "strategy, block_size", [(1, 0), (2, 0), (2, 3), (4, 3)], indirect=["strategy"]
+    "strategy, block_size, case",
+    # Case 3 has 33 images. What one lane has of a case on replicas, the other has in blocks.
+    [
+        *(pytest.param(2, 0, case, marks=pytest.mark.one_lane) for case in (0, 1, 2, 4)),
+        pytest.param(4, 3, 0, marks=pytest.mark.one_lane),
+        pytest.param(1, 0, 2, marks=pytest.mark.second_lane),
+        *(pytest.param(2, 3, case, marks=pytest.mark.second_lane) for case in (0, 1, 2, 4)),
+        pytest.param(4, 3, 1, marks=pytest.mark.second_lane),
+    ],
+    indirect=["strategy"],
 )
 def test_replicas_equal_the_release(golden, strategy, case, block_size):
     z = golden("nt_xent")
@@ -164,7 +172,15 @@ def test_replicas_equal_the_release(golden, strategy, case, block_size):
 
 
 @pytest.mark.parametrize("strategy", [2], indirect=True)
-@pytest.mark.parametrize("sizes", [[3, 3], [4, 2], [6, 0], [0, 6]])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param([3, 3], marks=pytest.mark.second_lane),
+        pytest.param([4, 2], marks=pytest.mark.one_lane),
+        pytest.param([6, 0], marks=pytest.mark.second_lane),
+        pytest.param([0, 6], marks=pytest.mark.one_lane),
+    ],
+)
 def test_replicas_with_sizes_known_only_at_run_time(strategy, sizes):
     hidden = views(6)
     from tensorflow.python.distribute.values import PerReplicaSpec
@@ -185,7 +201,8 @@ def test_scope_without_replicas_is_one_replica(strategy):
     assert float(inside.loss) == float(nt_xent(hidden).loss)
 
 
-@pytest.mark.parametrize("block_size", [0, 5])
+# The second lane compiles blocks in test_blockwise.py.
+@pytest.mark.parametrize("block_size", [0, pytest.param(5, marks=pytest.mark.one_lane)])
 def test_compiles(block_size):
     hidden = views(16, 8)
 

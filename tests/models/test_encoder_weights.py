@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from quick_networks import drawn_once, few_blocks
 from tensorflow import keras
 from tiny_models import images
 
@@ -20,7 +21,9 @@ from simclr_tf.errors import UserError
 from simclr_tf.models import applications
 from simclr_tf.models.encoders import make_encoder
 
-__all__ = ["images"]  # a fixture
+__all__ = ["drawn_once", "few_blocks", "images"]  # fixtures
+
+pytestmark = pytest.mark.usefixtures("few_blocks", "drawn_once")
 
 
 def test_weights_from_a_file(images: np.ndarray, tmp_path: Path) -> None:
@@ -96,9 +99,9 @@ def test_published_weights_say_what_really_failed(
             network_failure()
         raise failure
 
-    published(monkeypatch, "MobileNet", fail)
+    published(monkeypatch, "EfficientNetB0", fail)
     with pytest.raises(UserError, match=said) as caught:
-        make_encoder("MobileNet", image_size=32, weights="imagenet")
+        make_encoder("EfficientNetB0", image_size=32, weights="imagenet")
     assert ("internet" in str(caught.value)) == (failure is None)
 
 

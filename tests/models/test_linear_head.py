@@ -187,7 +187,9 @@ def test_exports_hold_a_plain_head(trained: SimCLR, tmp_path: Path) -> None:
 def test_exports_of_replicas(strategy: Any, tmp_path: Path) -> None:
     with strategy.scope():
         model = make_model(supervised_batch_norm=True)
-    fit(model)
+        norm = model.supervised_head.batch_norm
+        for moving in (norm.moving_mean, norm.moving_variance):
+            raw_variable(moving).assign(RANDOM.uniform(1, 5, moving.shape).astype("float32"))
     outputs = tf.saved_model.load(export_saved_model(model, str(tmp_path / "export")))(
         tf.constant(IMAGES[0] / 255.0, tf.float32), trainable=False
     )

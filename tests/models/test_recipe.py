@@ -18,6 +18,8 @@ from simclr_tf.training.distiller import Distiller
 from simclr_tf.training.from_recipe import build_model
 from simclr_tf.training.simclr import SimCLR
 
+pytestmark = pytest.mark.usefixtures("half_as_deep")
+
 SMALL = Recipe(
     resnet_depth=18, width_multiplier=0.125, image_size=32, proj_out_dim=8, num_classes=3
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import deviation
+from quick_networks import drawn_once
 from recorded import network, network_images
 from release import two_views
 from tensorflow import keras
@@ -18,17 +19,23 @@ from simclr_tf.errors import UserError
 from simclr_tf.models.blocks import BatchNorm
 from simclr_tf.models.endpoints import endpoint_model
 from simclr_tf.models.heads import ProjectionHead
-from simclr_tf.models.resnet import ResNet
+from simclr_tf.models.resnet import BLOCKS_PER_GROUP, ResNet
+
+__all__ = ["drawn_once"]  # a fixture
+
+pytestmark = pytest.mark.usefixtures("drawn_once")
 
 
 @pytest.mark.parametrize(
     "name",
+    # On each lane the small stem and the large one, with and without bottlenecks; a depth or a
+    # width more, and an image size, on one of them.
     [
         "r18_w1_cifar",
-        pytest.param("r18_w2_cifar", marks=pytest.mark.slow),
-        pytest.param("r34_w1_cifar", marks=pytest.mark.slow),
-        pytest.param("r50_w1_224", marks=pytest.mark.slow),
-        pytest.param("r50_w1_se_64", marks=pytest.mark.slow),
+        pytest.param("r18_w2_cifar", marks=[pytest.mark.slow, pytest.mark.second_lane]),
+        pytest.param("r34_w1_cifar", marks=[pytest.mark.slow, pytest.mark.one_lane]),
+        pytest.param("r50_w1_224", marks=[pytest.mark.slow, pytest.mark.second_lane]),
+        pytest.param("r50_w1_se_64", marks=[pytest.mark.slow, pytest.mark.one_lane]),
         "r50_w1_sk_64",
     ],
 )
@@ -50,9 +57,8 @@ def test_network_equals_release(name: str, golden: Any) -> None:
     # divides by all but vanishing deviations: rounding is what is left, and it is magnified.
     tolerance = {"eval": 1e-4, "train": 5e-2 if "sk" in name else 1e-3}
     for training, mode in ((False, "eval"), (True, "train")):
-        hidden = model.projection_head.hidden_layers(
-            model.encoder(views, training=training), training=training
-        )
+        features = model.encoder(views, training=True) if training else outputs["final_avg_pool"]
+        hidden = model.projection_head.hidden_layers(features, training=training)
         projected = recorded[f"proj_head_output_{mode}"]
         if training and len(projected) == 2:
             # Over two rows batch norm is the sign of a difference: where that is next to nothing,
@@ -74,7 +80,8 @@ def test_fractional_width(width: float) -> None:
     assert encoder(tf.zeros([2, 17, 23, 3])).shape == (2, int(512 * width))
 
 
-def test_config_round_trip_and_keras_file(tmp_path: Path) -> None:
+def test_config_round_trip_and_keras_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BLOCKS_PER_GROUP, 18, (1, 2, 1, 1))
     encoder = ResNet(18, 0.25, cifar_stem=True, channels=1, synchronized=False, se_ratio=0.5)
     images = np.random.RandomState(0).rand(2, 16, 16, 1).astype("float32")
     encoder(images, training=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import processes
 import pytest
+import shallow
 
 from simclr_tf.config import Config
 from simclr_tf.run import parse, presets
@@ -38,13 +39,14 @@ def test_the_user_script_runs(tmp_path: Path) -> None:
     script, several = python_of("library.md")
     assert len(script.strip().splitlines()) <= 25
     (tmp_path / "script.py").write_text(script + several)
-    done = processes.run("script.py", cwd=tmp_path, timeout=600)
+    done = processes.run("-c", shallow.script("script.py"), cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "label_top_1_accuracy" in done.stdout and "(64, 128)" in done.stdout
     binned, exact = map(float, re.findall(r"^\d\.\d+$", done.stdout, re.M)[-2:])
     assert binned == pytest.approx(exact, abs=3e-3)
 
 
+@pytest.mark.second_lane
 @pytest.mark.slow
 def test_the_script_with_own_inputs_runs(tmp_path: Path) -> None:
     """With the block about two encoders after it, on inputs that its names stand for."""

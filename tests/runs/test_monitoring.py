@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from tiny_models import small_model
-from tiny_runs import TINY, Command, command, working_folder  # noqa: F401
+from tiny_runs import TINY, Command, command, no_exports, working_folder  # noqa: F401
 
 from simclr_tf.checkpoints.reader import StoredWeights
 from simclr_tf.config import Config
@@ -20,6 +23,8 @@ from simclr_tf.datasets import open_source
 from simclr_tf.features.exported import find_export
 from simclr_tf.files.csv_files import append_csv, trim_csv
 from simclr_tf.losses.nt_xent import nt_xent
+from simclr_tf.run import main
+from simclr_tf.runs import following
 from simclr_tf.runs.callbacks import Progress
 from simclr_tf.runs.gain import FILE, Gain
 from simclr_tf.runs.monitoring import OnlineEvaluation, unlearned_line
@@ -55,8 +60,21 @@ def scalars(folder: str, tag: str) -> dict[int, float]:
     return found
 
 
-def test_a_run_is_measured_and_takes_the_same_steps(command: Command) -> None:  # noqa: F811
-    out = command("--model_dir=run", *MEASURED)
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that is measured three times, and what it printed."""
+    folder, said = tmp_path_factory.mktemp("measured") / "run", io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(["simclr-tf", *TINY, f"--model_dir={folder}", *MEASURED]) == 0
+    return folder, said.getvalue()
+
+
+def test_a_run_is_measured_and_takes_the_same_steps(
+    command: Command,  # noqa: F811
+    measured: tuple[Path, str],
+) -> None:
+    folder, out = measured
+    shutil.copytree(folder, "run")
     assert "Measured the features 3 times while training" in out
     table = rows()
     assert [row["step"] for row in table] == ["2", "4", "6"]
@@ -71,8 +89,13 @@ def test_a_run_is_measured_and_takes_the_same_steps(command: Command) -> None:  
 
 
 @pytest.mark.one_lane
-def test_early_stopping_keeps_the_best(command: Command) -> None:  # noqa: F811
+def test_early_stopping_keeps_the_best(
+    command: Command,  # noqa: F811
+    no_exports: None,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Nothing is learned at a rate of zero: the first measurement stays the best."""
+    monkeypatch.setattr(following, "POLL_SECONDS", 0.1)  # before no other checkpoint is awaited
     arguments = ["--model_dir=run", "--mode=train_then_eval", *MEASURED, "--learning_rate=1e-12",
                  "--train_steps=16", "--early_stopping=knn_top_1",
                  "--early_stopping_patience=2"]  # fmt: skip
@@ -100,16 +123,19 @@ def test_early_stopping_keeps_the_best(command: Command) -> None:  # noqa: F811
     assert json.loads(Path("run/result.json").read_text())["global_step"] == best.best_step
     assert find_export("run").endswith(f"saved_model/{best.best_step}")
     # More patience: it goes on. Without early stopping the newest checkpoint is the run's again.
-    out = command(*arguments[:-1], "--early_stopping_patience=3")
+    out = command(*arguments[:-1], "--early_stopping_patience=3", "--mode=train")
     assert "Training on" in out
-    command(*arguments[:-2], "--early_stopping=none", "--train_steps=18")
+    command(*arguments[:-2], "--early_stopping=none", "--train_steps=18", "--mode=train")
     assert StoredWeights("run").step == 18
 
 
 @pytest.mark.one_lane
-def test_early_stopping_that_is_asked_for_later(command: Command) -> None:  # noqa: F811
+def test_early_stopping_that_is_asked_for_later(
+    command: Command,  # noqa: F811
+    measured: tuple[Path, str],
+) -> None:
     """Measurements from before do not count: no checkpoint was kept for them."""
-    command("--model_dir=run", *MEASURED)
+    shutil.copytree(measured[0], "run")
     out = command("--model_dir=run", *MEASURED, "--train_steps=8", "--early_stopping=spread")
     gain = Gain.of_folder("run")
     assert gain.best_step == 8 and "spread was best at step 8" in out
@@ -122,7 +148,7 @@ def test_early_stopping_that_is_asked_for_later(command: Command) -> None:  # no
 def test_an_interrupted_run_goes_on_counting(command: Command) -> None:  # noqa: F811
     arguments = [*MEASURED, "--early_stopping=spread", "--early_stopping_patience=50"]
     command("--model_dir=whole", *arguments, "--train_steps=8")
-    command("--model_dir=parts", *arguments, "--train_steps=8")
+    shutil.copytree("whole", "parts")
     for name in os.listdir("parts"):  # as if it had been killed after step 4 was saved
         if name.startswith(("ckpt-6", "ckpt-8")):
             os.remove(f"parts/{name}")

@@ -12,7 +12,7 @@ import pytest
 
 from simclr_tf.run import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("half_as_deep")]
 
 CLASSES = ("cats", "dogs", "owls")
 ENCODER = ["--encoder=resnet", "--resnet_depth=18", "--width_multiplier=0.0625", "--image_size=8",

@@ -1,5 +1,7 @@
 """The process that `processes.py` forks: TensorFlow and Keras imported, nothing computed yet.
 
+So are the packages that every run draws and logs with. What is optional is left alone.
+
 Not for import: `python tests/support/fork_server.py`. One JSON line on the standard input is one
 request: `{"start": {arguments, cwd, env, stdout, stderr}}` is answered by a process number,
 `{"poll": number}` by an exit status or null. It ends with its standard input.
@@ -7,6 +9,9 @@ request: `{"start": {arguments, cwd, env, stdout, stderr}}` is answered by a pro
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
 import json
 import os
 import runpy
@@ -19,6 +24,9 @@ import tensorflow  # noqa: F401
 from tensorflow import keras
 
 keras.Model  # noqa: B018  (under TensorFlow 2.15 the name is a promise, kept when it is first used)
+for name in ("matplotlib.backends.backend_agg", "tensorboard.summary.v2", "tqdm.std"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
 
 
 def serve() -> dict[str, Any]:
@@ -66,6 +74,9 @@ def become(start: dict[str, Any]) -> None:
 if __name__ == "__main__":
     # The script's own folder, and the package beside it where nothing asks for it.
     sys.path[:] = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+    # The children need not go through what is imported by now in search of garbage, nor copy it.
+    gc.collect()
+    gc.freeze()
     start = serve()
     become(start)
     kind, *rest = start["arguments"]

@@ -40,6 +40,20 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
+def no_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export is a name in the run's folder: a real one takes longer than the training.
+
+    For tests in this process that ask about what comes before it, or how often.
+    """
+
+    def export(model: keras.Model, path: str, **_: object) -> None:
+        os.makedirs(path, exist_ok=True)
+        Path(path, "saved_model.pb").touch()
+
+    monkeypatch.setattr("tf_hub_export.export_saved_model", export)
+
+
+@pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs the tiny command with changes, expects an exit code; returns what it printed."""
 

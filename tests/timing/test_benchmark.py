@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,24 @@ import pytest
 
 from simclr_tf import benchmark
 
+pytestmark = pytest.mark.usefixtures("half_as_deep")
+
 TINY = ["--seconds=0.01", "--batch_size=4"]
+
+
+@pytest.fixture
+def little_to_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views are crops, photographs few: others would be most of what is traced and encoded."""
+    from simclr_tf.timing import compute, input_pipeline, photographs
+
+    for module, name in (
+        (compute, "SimCLRAugment"), (compute, "host_views"), (input_pipeline, "SimCLRAugment"),
+    ):  # fmt: skip
+        crops = partial(getattr(module, name), augmentations="crop")
+        monkeypatch.setattr(module, name, crops)
+    for module in (photographs, input_pipeline):
+        monkeypatch.setattr(module, "MOST_DIFFERENT", 8)
+    monkeypatch.setattr(input_pipeline, "BATCHES", 2)
 
 
 @pytest.mark.one_lane
@@ -34,9 +52,9 @@ TINY = ["--seconds=0.01", "--batch_size=4"]
             marks=[pytest.mark.slow, pytest.mark.one_lane],  # the step above trains on both
         ),
         pytest.param(
-            ["input", "--image_size=8", "--width_multiplier=0.125", "--images=300"],
+            ["input", "--image_size=8", "--width_multiplier=0.125", "--images=12"],
             [
-                "300 JPEG files, 256 different",
+                "12 JPEG files, 8 different",
                 "tf.data ",
                 "image_dataset_from_directory",
                 "cached on disk",
@@ -46,7 +64,9 @@ TINY = ["--seconds=0.01", "--batch_size=4"]
         ),
     ],
 )
-def test_each_part_runs(arguments: list[str], words: list[str], capsys: Any) -> None:
+def test_each_part_runs(
+    arguments: list[str], words: list[str], capsys: Any, little_to_make: None
+) -> None:
     assert benchmark.main(["benchmark", *arguments, *TINY]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in words)

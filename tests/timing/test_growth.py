@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
+import processes
 import pytest
+import shallow
 
 from simclr_tf.errors import UserError
 from simclr_tf.timing import growth
@@ -27,14 +31,26 @@ def test_rows_are_ratios_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[-1] == ["128", "4", "4.000", "4.00", "1.0", "MiB", "1.00"]
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process need not import TensorFlow; its network is half as deep, its views are crops."""
+    name = growth.__name__
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        assert command[:3] == [sys.executable, "-m", name] and options["capture_output"]
+        return processes.run("-c", shallow.module_with_crops(name), *command[3:])
+
+    monkeypatch.setattr(growth.subprocess, "run", run)
+
+
 @pytest.mark.slow
-def test_a_cell_trains_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_trains_in_a_process(forked: None) -> None:
     taken = growth._in_a_process(Cell(8, 2, 8, 0.0625))
     assert 0 < taken.seconds < 60 and taken.memory >= 0
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_is_one_line() -> None:
+def test_a_process_that_fails_is_one_line(forked: None) -> None:
     with pytest.raises(
         UserError, match=r"Expected a step of 5 images on 2 .* Expected a batch that"
     ):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shallow
 
 from simclr_tf import benchmark
 from simclr_tf.errors import UserError
@@ -279,10 +280,11 @@ def test_what_another_interpreter_runs_needs_nothing_of_this_one(name: str) -> N
 
 
 @pytest.mark.slow
-def test_this_package_trains(notes: Path, short_rounds: None) -> None:
+def test_this_package_trains(notes: Path, short_rounds: None, half_as_deep: None) -> None:
     from simclr_tf.timing.compute import make_simclr, parameter_count
 
-    ours = Side(OURS, [sys.executable, "-m", "simclr_tf.timing.peers.ours"], sides._environment())
+    program = shallow.module_with_crops("simclr_tf.timing.peers.ours")
+    ours = Side(OURS, [sys.executable, "-c", program], sides._environment())
     # Without the linear head that the step of `benchmark step` has.
     model = make_simclr(0.0625, 8)
     count = parameter_count(model) - parameter_count(model.supervised_head)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from simclr_tf import benchmark
+
+pytestmark = pytest.mark.usefixtures("half_as_deep")
 
 
 def test_parts_add_up_to_a_step_of_fit() -> None:
@@ -51,7 +54,11 @@ def test_the_work_is_that_of_a_count_by_hand(policy: str) -> None:
 
 @pytest.mark.one_lane
 @pytest.mark.slow
-def test_the_command_prints_every_part(capsys: Any) -> None:
+def test_the_command_prints_every_part(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simclr_tf.timing import step_profile
+
+    crops = partial(step_profile.SimCLRAugment, augmentations="crop")  # little to trace
+    monkeypatch.setattr(step_profile, "SimCLRAugment", crops)
     tiny = ["--image_size=8", "--width_multiplier=0.125", "--batch_size=4", "--seconds=0.01"]
     assert benchmark.main(["benchmark", "step", "--profile", *tiny]) == 0
     said = capsys.readouterr().out

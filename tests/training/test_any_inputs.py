@@ -105,7 +105,14 @@ def test_inputs_reach_augmentation_and_encoder_as_they_are() -> None:
     np.testing.assert_allclose(bytes_model.predict(counts, verbose=0), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["dict", "tuple"])
+# Both lanes train on both above.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("dict", marks=pytest.mark.one_lane),
+        pytest.param("tuple", marks=pytest.mark.second_lane),
+    ],
+)
 def test_ready_made_views(kind: str) -> None:
     """A pair of what the encoder takes is two views, as an augmentation would have made them."""
     x, other, y = tokens(kind=kind), tokens(kind=kind, seed=1), labels()
@@ -131,15 +138,17 @@ def test_micro_batches_take_the_same_step() -> None:
         assert_same(trained(data, memory_size=memory_size, micro_batch_size=2), expected)
 
 
+# `test_dual_encoder` shares out a dictionary on the other lane.
+@pytest.mark.second_lane
 def test_replicas_equal_one_device(strategy: tf.distribute.Strategy) -> None:
     """Also where they can't share a batch equally: the last has one row, for one of them."""
     x, y = tokens(9), labels(9)
     views = (x, tokens(9, seed=1))
     found = []
-    for scope in (tf.distribute.get_strategy().scope(), strategy.scope()):
+    for scope in (tf.distribute.get_strategy(), strategy):
         keras.utils.set_random_seed(0)
-        with scope:
-            model = compiled(token_model(augment=None), eager=False)
+        with scope.scope():
+            model = compiled(token_model(augment=None), eager=scope is not strategy)
         model.fit(data_set(views, y).take(2), verbose=0)
         contrast = model.evaluate(data_set(views), verbose=0, return_dict=True)
         found.append((model.get_weights(), contrast, model.predict(x, batch_size=4, verbose=0)))
@@ -195,12 +204,12 @@ def test_fine_tuning() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> SimCLR:
-    return compiled(token_model(), eager=False)
+    return compiled(token_model())
 
 
 @pytest.fixture(scope="module")
 def bare() -> SimCLR:
-    return compiled(token_model(augment=None), eager=False)
+    return compiled(token_model(augment=None))
 
 
 X = tokens()

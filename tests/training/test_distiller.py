@@ -78,7 +78,7 @@ def test_gradient_moves_the_student_towards_the_teacher_and_not_back() -> None:
 def test_a_step_minimises_equation_3(labels_weight: float) -> None:
     """Some images have no label; the linear head's gradient is that of the loops."""
     model = student(labels_weight=labels_weight, temperature=2.0)
-    model.compile(optimizer=keras.optimizers.SGD(1.0))
+    model.compile(optimizer=keras.optimizers.SGD(1.0), run_eagerly=True)
     images, labels = batch()
     labels[[0, 3, 4]] = -1
     floats = tf.constant(images / 255.0, tf.float32)
@@ -132,7 +132,7 @@ def test_teacher_is_no_part_of_the_student(tmp_path: Path) -> None:
     model = student(temperature=2.0, labels_weight=0.5)
     alone = Classifier(small_encoder(), 3)
     assert len(model.weights) == len(alone.weights)
-    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    model.compile(optimizer=keras.optimizers.SGD(0.1), run_eagerly=True)
     model.fit(dataset(), verbose=0)
     model.save(tmp_path / "student.keras")
     loaded = keras.models.load_model(tmp_path / "student.keras")
@@ -175,6 +175,8 @@ def test_labels_that_are_missing_or_wrong() -> None:
         model.evaluate(images, labels - 1, verbose=0)
 
 
+# `test_replicas` has a distiller's step on the other lane.
+@pytest.mark.one_lane
 def test_replicas_equal_one_device(strategy: tf.distribute.Strategy, tmp_path: Path) -> None:
     """The teacher comes from a file, loaded under the strategy."""
     export_saved_model(Classifier(small_encoder(), 3), str(tmp_path / "teacher"), image_size=16)
@@ -191,7 +193,8 @@ def test_replicas_equal_one_device(strategy: tf.distribute.Strategy, tmp_path: P
             copy = keras.models.clone_model(encoder)
             teacher = load_teacher(str(tmp_path / "teacher"), 16)
             model = Distiller(copy, 3, teacher, labels_weight=0.4, zero_init_logits_layer=True)
-            model.compile(optimizer=keras.optimizers.SGD(0.1))
+            # One device's steps as Python runs them: to trace them takes longer.
+            model.compile(keras.optimizers.SGD(0.1), run_eagerly=scope is not strategy)
         copy.set_weights(start)
         history = model.fit(data, epochs=3, verbose=0).history
         found.append((model.get_weights(), history["total_loss"][-1]))

@@ -1,4 +1,7 @@
-"""Pruning: the paper's schedule, the smallest weights of each layer, replicas, resumed runs."""
+"""Pruning: the paper's schedule, the smallest weights of each layer, replicas, resumed runs.
+
+Steps run eagerly, as tracing takes longer, but where replicas or compiled steps are compared.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +40,31 @@ def encoder() -> keras.Model:
     return keras.Model(images, x)
 
 
-def classifier(schedule: PruningSchedule | None = SCHEDULE, **settings: Any) -> Classifier:
+def small_encoder() -> keras.Model:
+    layers = keras.layers
+    parts = [layers.Conv2D(4, 3, 2), layers.Conv2D(16, 2), layers.GlobalAveragePooling2D()]
+    return keras.Sequential([keras.Input((SIDE, SIDE, 3)), *parts])
+
+
+def classifier(
+    schedule: PruningSchedule | None = SCHEDULE, make: Any = encoder, **settings: Any
+) -> Classifier:
     keras.utils.set_random_seed(1)
-    model = Classifier(encoder(), CLASSES, **settings)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), pruning=schedule)
+    model = Classifier(make(), CLASSES, **settings)
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    model.compile(optimizer, pruning=schedule, run_eagerly=True)
     return model
 
 
-def step(model: Any, images: Any = IMAGES) -> dict[str, float]:
-    data = tf.data.Dataset.from_tensors((images, LABELS))
+def step(model: Any, images: Any = IMAGES, steps: int = 1) -> dict[str, float]:
+    """Returns what the steps say; without `fit` around it where the model runs eagerly."""
+    if model.run_eagerly:
+        batch = tf.nest.map_structure(tf.constant, (images, LABELS))
+        for _ in range(steps):
+            model.reset_metrics()
+            logs = model.train_step(batch)
+        return {name: float(value) for name, value in logs.items()}
+    data = tf.data.Dataset.from_tensors((images, LABELS)).repeat(steps)
     history = model.fit(data, verbose=0).history
     return {name: float(np.mean(values[-1])) for name, values in history.items()}
 
@@ -138,9 +157,8 @@ def slots(model: Any) -> list[tf.Variable]:
 
 def test_a_pruned_weight_has_no_gradient() -> None:
     """Its momentum falls from step to step: the norm and LARS see the others alone."""
-    model = classifier()
-    for _ in range(9):
-        step(model)
+    model = classifier(PruningSchedule(0.9, end_step=4, interval=2), small_encoder)
+    step(model, steps=5)
     kernel, before = np.array(model.supervised_head.kernel), None
     place = [v.shape for v in model.trainable_variables].index(model.supervised_head.kernel.shape)
     for _ in range(2):
@@ -158,11 +176,11 @@ def momenta(model: Any) -> list[tf.Variable]:
 
 
 def test_a_head_of_zeros_learns_before_it_is_pruned() -> None:
-    model = classifier(PruningSchedule(0.5, end_step=4), zero_init_logits_layer=True)
+    schedule = PruningSchedule(0.5, end_step=4)
+    model = classifier(schedule, small_encoder, zero_init_logits_layer=True)
     step(model)
     assert (np.array(model.supervised_head.kernel) == 0).mean() < 0.5
-    for _ in range(4):
-        step(model)
+    step(model, steps=4)
     assert (np.array(model.supervised_head.kernel) == 0).mean() == 0.5
 
 
@@ -172,7 +190,8 @@ def test_what_is_frozen_or_not_read_stays() -> None:
     whole.trainable = False
     head = ProjectionHead(out_dim=6, num_layers=2)
     model = Classifier(whole, CLASSES, head, projection_selector=1, weight_decay=1e-9)
-    model.compile(keras.optimizers.SGD(0.1), pruning=PruningSchedule(0.5, end_step=2))
+    schedule = PruningSchedule(0.5, end_step=2)
+    model.compile(keras.optimizers.SGD(0.1), pruning=schedule, run_eagerly=True)
     unused = np.array(head.dense_layers[1].kernel)
     for _ in range(3):
         step(model)
@@ -183,7 +202,13 @@ def test_what_is_frozen_or_not_read_stays() -> None:
 
 
 @pytest.mark.parametrize("strategy", [2], indirect=True)
-@pytest.mark.parametrize("kind", ["micro-batches", "distiller, bfloat16"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("micro-batches", marks=pytest.mark.second_lane),
+        pytest.param("distiller, bfloat16", marks=pytest.mark.one_lane),
+    ],
+)
 def test_replicas_equal_one_device(strategy: tf.distribute.Strategy, kind: str) -> None:
     found = []
     policy = "mixed_bfloat16" if "bfloat16" in kind else "float32"
@@ -192,15 +217,15 @@ def test_replicas_equal_one_device(strategy: tf.distribute.Strategy, kind: str) 
         keras.mixed_precision.set_global_policy(policy)
         try:
             with scope.scope():
-                model = made(kind)
+                model = made(kind, run_eagerly=not found)
         finally:
             keras.mixed_precision.set_global_policy("float32")
         if found:
             model.set_weights(found[0][0])
         start = model.get_weights()
         views: Any = (IMAGES, IMAGES[:, ::-1]) if kind == "micro-batches" else IMAGES
-        for _ in range(5):
-            logs = step(model, views)
+        step(model, views, steps=4)
+        logs = step(model, views)
         found.append((start, model.get_weights(), logs))
     (_, one, logs), (_, other, theirs) = found
     for ours, wanted in zip(other, one, strict=True):
@@ -212,7 +237,8 @@ def test_replicas_equal_one_device(strategy: tf.distribute.Strategy, kind: str) 
 
 def test_a_compiled_step_prunes_the_same() -> None:
     keras.utils.set_random_seed(1)
-    plain, compiled = made("classifier"), made("classifier", jit_compile=True)
+    plain = made("classifier", run_eagerly=True)
+    compiled = made("classifier", jit_compile=True)
     compiled.set_weights(plain.get_weights())
     for _ in range(4):
         logs, wanted = step(compiled), step(plain)
@@ -230,14 +256,12 @@ def test_every_operation_has_a_gpu_kernel() -> None:
 
 
 def made(kind: str, **settings: Any) -> Any:
-    layers = keras.layers
-    parts = [layers.Conv2D(4, 3, 2), layers.Conv2D(16, 2), layers.GlobalAveragePooling2D()]
-    network = keras.Sequential([keras.Input((SIDE, SIDE, 3)), *parts])
+    network = small_encoder()
     if kind == "classifier":
         value_range = settings.pop("value_range", (0, 1))
         model: Any = Classifier(network, CLASSES, value_range=value_range)
     elif kind == "micro-batches":
-        head = ProjectionHead(out_dim=4, num_layers=2, synchronized=True)
+        head = ProjectionHead(out_dim=4, num_layers=1, synchronized=True)
         model = SimCLR(network, head, temperature=0.5, num_classes=CLASSES, micro_batch_size=3)
     else:
         model = Distiller(network, CLASSES, lambda images: images[:, :CLASSES, 0, 0])
@@ -247,7 +271,7 @@ def made(kind: str, **settings: Any) -> Any:
 
 
 def test_a_skipped_step_prunes_nothing() -> None:
-    model = made("classifier", skip_non_finite=True, value_range=None)
+    model = made("classifier", skip_non_finite=True, value_range=None, run_eagerly=True)
     for _ in range(2):
         step(model)
     before = [np.array(weight) for weight in model.weights]
@@ -260,7 +284,7 @@ def test_a_skipped_step_prunes_nothing() -> None:
 
 
 def test_a_saved_model_goes_on(tmp_path: Any) -> None:
-    model = made("classifier")
+    model = made("classifier", run_eagerly=True)
     for _ in range(2):
         step(model)
     model.save(tmp_path / "model.keras")

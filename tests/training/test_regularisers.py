@@ -1,4 +1,7 @@
-"""Penalties on weights, dropout of the linear head, weights of classes: each against arithmetic."""
+"""Penalties on weights, dropout of the linear head, weights of classes: each against arithmetic.
+
+Steps run eagerly: tracing takes longer than all of them together.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def classifier(**settings: Any) -> Classifier:
 
 def step(model: Any, optimizer: Any = None, images: Any = IMAGES) -> dict[str, float]:
     if not is_compiled(model):
-        model.compile(optimizer or keras.optimizers.SGD(0.1))
+        model.compile(optimizer or keras.optimizers.SGD(0.1), run_eagerly=True)
     data = tf.data.Dataset.from_tensors((images, LABELS))
     history = model.fit(data, verbose=0).history
     return {name: float(np.mean(values[-1])) for name, values in history.items()}

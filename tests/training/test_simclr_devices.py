@@ -19,16 +19,21 @@ from tiny_models import (
 )
 
 from simclr_tf.augment.layer import SimCLRAugment
+from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.optim.lars import LARS
 from simclr_tf.training.simclr import SimCLR
 
+pytestmark = pytest.mark.usefixtures("half_as_deep")
+
 
 class TestDevices:
+    # `test_replicas` compares each of the three with one device on both lanes.
+    @pytest.mark.one_lane
     def test_two_replicas_fit_evaluate_predict(self, strategy: Any) -> None:
         with strategy.scope():
-            model = small_model(augment=every_view())
+            model = small_model(projection_head=ProjectionHead(out_dim=8, num_layers=1))
             model.compile(optimizer=LARS(0.1))
-        history = model.fit(dataset(), epochs=2, verbose=0).history
+        history = model.fit(dataset(), verbose=0).history
         assert np.isfinite(history["total_loss"]).all()
         assert history["learning_rate"][0] == pytest.approx(0.1)  # not added up over replicas
         results = model.evaluate(dataset(count=24), verbose=0, return_dict=True)
@@ -38,7 +43,11 @@ class TestDevices:
     def test_negatives_come_from_every_replica(self, strategy: Any) -> None:
         """Entropy over M candidates is at most log M: more than one replica's images are seen."""
         with strategy.scope():
-            model = small_model(temperature=100.0, num_classes=None)  # all but uniform
+            # All but uniform, whatever the encoder makes of the images.
+            model = small_model(
+                projection_head=ProjectionHead("none"), augment=lambda images: images,
+                temperature=100.0, num_classes=None,
+            )  # fmt: skip
             model.compile(optimizer=LARS(0.0))
         images = batch(16)[0]
         history = model.fit(tf.data.Dataset.from_tensors(images), verbose=0).history
@@ -51,13 +60,14 @@ class TestDevices:
         return step.get_concrete_function(tf.constant(images), tf.constant(labels))
 
     def test_every_op_of_the_step_has_a_gpu_kernel(self) -> None:
-        model = small_model(encoder=small_resnet(), augment=every_view())
+        """Of the network here; of all augmentations below."""
+        model = small_model(encoder=small_resnet())
         model.compile(optimizer=LARS(0.1))
         model.optimizer.build(model.trainable_variables)
         assert ops_without_gpu_kernel(self.traced_step(model)) == []
 
     def test_every_op_of_a_step_in_micro_batches_has_a_gpu_kernel(self) -> None:
-        model = small_model(encoder=small_resnet(), augment=every_view(), micro_batch_size=4)
+        model = small_model(augment=every_view(), micro_batch_size=4)
         model.compile(optimizer=LARS(0.1))
         model.optimizer.build(model.trainable_variables)
         assert ops_without_gpu_kernel(self.traced_step(model)) == []
@@ -74,14 +84,15 @@ class TestDevices:
     @pytest.mark.parametrize(
         ("encoder", "views"),
         [
-            (small_encoder, "crop,flip,color,blur"),
+            # `test_augment` compiles all views on both lanes.
+            pytest.param(small_encoder, "crop,flip,color,blur", marks=pytest.mark.one_lane),
             pytest.param(
                 small_resnet, "crop,flip", marks=[pytest.mark.slow, pytest.mark.second_lane]
             ),
         ],
     )
     def test_the_whole_step_compiles(self, encoder: Any, views: str) -> None:
-        """And does what the plain graph does: the views' draws, the loss, every weight."""
+        """And does what Python does step by step: the views' draws, the loss, every weight."""
         images, labels = (tf.constant(x) for x in batch())
         outcomes = []
         augment = SimCLRAugment(16, augmentations=views)
@@ -97,7 +108,9 @@ class TestDevices:
             for slot in model.optimizer.variables:
                 if len(slot.shape):
                     slot.assign(tf.zeros(slot.shape))
-            step = tf.function(lambda x, y: model.train_step((x, y)), jit_compile=jit_compile)
+            step: Any = lambda x, y: model.train_step((x, y))  # noqa: E731
+            if jit_compile:
+                step = tf.function(step, jit_compile=True)
             logs = step(images, labels)
             outcomes.append(({n: float(v) for n, v in logs.items()}, model.get_weights()))
         (logs, weights), (compiled_logs, compiled_weights) = outcomes
@@ -105,13 +118,20 @@ class TestDevices:
         for value, expected in zip(compiled_weights, weights, strict=True):
             np.testing.assert_allclose(value, expected, rtol=1e-2, atol=1e-4)
 
-    @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+    # `test_gradient_cache` has the step in micro-batches, each type on the other lane.
+    @pytest.mark.parametrize(
+        "policy",
+        [
+            pytest.param("mixed_bfloat16", marks=pytest.mark.second_lane),
+            pytest.param("mixed_float16", marks=pytest.mark.one_lane),
+        ],
+    )
     def test_mixed_precision(self, policy: str) -> None:
         before = keras.mixed_precision.global_policy() if hasattr(
             keras.mixed_precision, "global_policy") else "float32"  # fmt: skip
         keras.mixed_precision.set_global_policy(policy)
         try:
-            model = small_model(augment=every_view())
+            model = small_model()
         finally:
             keras.mixed_precision.set_global_policy(before)
         optimizer: Any = LARS(0.1)

@@ -44,7 +44,13 @@ def test_five_pretraining_steps(strategy: Any, golden: Any) -> None:
     compare_weights(model, recorded)
 
 
-@pytest.mark.parametrize("which", ["linear", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "which",
+    [
+        pytest.param("linear", marks=pytest.mark.one_lane),
+        pytest.param("all", marks=[pytest.mark.slow, pytest.mark.second_lane]),
+    ],
+)
 def test_five_fine_tuning_steps(which: str, golden: Any) -> None:
     recorded = golden(f"train_steps_finetune_{which}_r1")
     model = fine_tuning(which)
