@@ -24,16 +24,16 @@ import pytest
 from simclr_tf.devices.processor import use_quick_kernels
 
 use_quick_kernels()  # as commands do
-# Files of more than twenty seconds, longest first. `.ci/run` hands out whole files to its workers,
+# Files of more than thirty seconds, longest first. `.ci/run` hands out whole files to its workers,
 # and one of these that came last would run alone.
 LONGEST_FILES = (
-    "commands/test_workers.py", "commands/test_interrupted.py", "training/test_train_steps.py",
-    "commands/test_every_flag.py",
-    "project/test_notebooks.py", "training/test_gradient_cache.py", "training/test_replicas.py",
-    "training/test_simclr.py", "commands/test_distill_command.py",
-    "commands/test_command_line.py", "commands/test_evaluate.py", "runs/test_monitoring.py",
-    "gpu/test_check.py", "training/test_simclr_devices.py", "runs/test_own_images.py",
-    "runs/test_runs.py", "timing/test_peers.py",
+    "project/test_notebooks.py", "commands/test_interrupted.py", "gpu/test_check.py",
+    "commands/test_workers.py", "commands/test_every_flag.py", "training/test_train_steps.py",
+    "training/test_replicas.py", "commands/test_evaluate.py", "project/test_readme.py",
+    "commands/test_command_line.py", "augment/test_distribution.py", "timing/test_benchmark.py",
+    "checkpoints/test_release_import.py", "models/test_encoders.py",
+    "losses/test_named_losses.py", "commands/test_distill_command.py",
+    "training/test_gradient_cache.py", "examples/test_modalities.py", "examples/test_segment.py",
 )  # fmt: skip
 # Rooms whose code holds no Keras: the second lane runs of them what it may change all the same,
 # types of pixels, batches of tf.data, features of its own models.
