@@ -39,6 +39,21 @@ def test_keras_cv_backbone_runs_and_round_trips(images: np.ndarray) -> None:
     np.testing.assert_allclose(again(images), encoder(images), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.one_lane
+def test_depths_are_those_of_the_names() -> None:
+    """Layers with weights, the classifier's included; KerasCV publishes no size of a DenseNet."""
+    counted = {}
+    for key, (family, arguments) in keras_cv_backbones.ARCHITECTURES.items():
+        if family == "DenseNetBackbone":
+            counted[key] = 2 * sum(arguments["stackwise_num_repeats"]) + 3 + 2  # 3 transitions
+        elif family in ("ResNetBackbone", "ResNetV2Backbone"):
+            convolutions = 3 if arguments["block_type"] == "block" else 2
+            counted[key] = convolutions * sum(arguments["stackwise_blocks"]) + 2
+    assert len(counted) == 13
+    for key, depth in counted.items():
+        assert key.removesuffix("v2").endswith(str(depth)) and depth >= 18, key
+
+
 @pytest.mark.one_lane  # a table of ours against a table of theirs; both lanes run a backbone
 @pytest.mark.slow
 def test_keras_cv_architectures_have_the_published_number_of_parameters(
