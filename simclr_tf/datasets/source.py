@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from simclr_tf import autograph  # noqa: F401
 from simclr_tf.datasets.canvas import resize_to_uint8, to_uint8
 from simclr_tf.datasets.shuffling import random_order
 from simclr_tf.datasets.tuning import untuned

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from simclr_tf import autograph  # noqa: F401
 from simclr_tf.errors import UserError
 from simclr_tf.images.batch_errors import stop_unless, with_value
 from simclr_tf.typing import Images
