@@ -135,7 +135,7 @@ def start_slow(*arguments: str) -> processes.Process:
         "--train_summary_steps=50", "--mode=train", "--model_dir=run", *arguments,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list(Path("run").glob("ckpt-*.index")):
+    while not Path("run/checkpoint").exists():  # written last: what others look for
         assert started.poll() is None, started.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
