@@ -116,6 +116,20 @@ def test_a_lost_step_changes_nothing_and_is_counted(
     assert all(np.isfinite(value).all() for value in state_of(model))
 
 
+@pytest.mark.second_lane
+def test_a_lost_step_with_a_loss_scale_on_replicas(strategy: tf.distribute.Strategy) -> None:
+    """The scale skips the update by itself; that one replica lost its loss, both must know."""
+    with strategy.scope():
+        optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+        model = made(classifier, optimizer=optimizer, skip_non_finite=True)
+    train(model, *batch(0))
+    before = [np.array(raw_variable(v)) for v in model.weights]
+    logs = train(model, *batch(1, black=BATCH - 1))
+    assert logs["skipped_steps"] == 1
+    for variable, kept in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(raw_variable(variable), kept)
+
+
 def test_steps_that_are_not_lost_are_the_same_with_and_without() -> None:
     plain = made(simclr, run_eagerly=True)
     watched = made(simclr, skip_non_finite=True, run_eagerly=True)
