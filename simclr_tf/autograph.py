@@ -1,8 +1,8 @@
 """AutoGraph leaves this package's functions as they are; `images` and `compat` import this.
 
-It would convert every function that a step calls (Keras 2) and every one that a data set maps: a
-third of the processor time of a run of a few steps. Our code has no Python `if` or `for` over a
-tensor, so it needs no conversion. Other people's layers are converted as before; for their
+It would convert every function that a step calls (Keras 2) and every one that a data set maps: up
+to a third of the processor time of a run of a few steps. Our code has no Python `if` or `for` over
+a tensor, so it needs no conversion. Other people's layers are converted as before; for their
 functions see `compat.converted`.
 """
 
