@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from tensorflow import keras
-from tiny_runs import TINY
+from tiny_runs import TINY, leave_out_exports
 
 from simclr_tf import embed
 from simclr_tf.datasets import open_source
@@ -24,7 +24,7 @@ from simclr_tf.evaluate import main
 from simclr_tf.evaluation.protocols import PROTOCOLS
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import ResNet
-from simclr_tf.reports import image_features, sgd, supervised
+from simclr_tf.reports import image_features, sgd
 from simclr_tf.reports.request import EvaluationRequest
 from simclr_tf.run import main as train
 from simclr_tf.training.simclr import SimCLR
@@ -372,9 +372,7 @@ def test_beside_a_supervised_run(
     a_run: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Its encoder is opened from its checkpoint: the export, which takes longest, is left out.
-    monkeypatch.setattr(
-        supervised, "export_saved_model", lambda model, path, **_: os.makedirs(path, exist_ok=True)
-    )
+    leave_out_exports(monkeypatch, "simclr_tf.reports.supervised.export_saved_model")
     arguments = [a_run, "--supervised_dir=supervised", *FAST, "--baselines=off"]
     code, out, err = evaluate(*arguments, "--output=e.json")
     assert code == 0, err

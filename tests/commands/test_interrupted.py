@@ -26,6 +26,7 @@ from tiny_runs import (
     command,
     finish,
     no_exports,
+    printed_by,
     process,
     results,
     rows,
@@ -34,7 +35,6 @@ from tiny_runs import (
 
 from simclr_tf.checkpoints.reader import StoredWeights
 from simclr_tf.errors import DamagedFileError
-from simclr_tf.run import main
 
 __all__ = ["command", "no_exports", "working_folder"]  # fixtures
 
@@ -193,9 +193,7 @@ def test_one_trainer_a_folder(command: Command, no_exports: None, working_folder
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps, for copies of it."""
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert main(["simclr-tf", *SHORT, "--model_dir=run"]) == 0
+    printed_by(folder, *SHORT, "--model_dir=run")
     return folder / "run"
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
 import math
 import os
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tiny_models import small_model
-from tiny_runs import TINY, Command, command, no_exports, working_folder  # noqa: F401
+from tiny_runs import Command, command, no_exports, printed_by, working_folder  # noqa: F401
 
 from simclr_tf.checkpoints.reader import StoredWeights
 from simclr_tf.config import Config
@@ -23,7 +21,6 @@ from simclr_tf.datasets import open_source
 from simclr_tf.features.exported import find_export
 from simclr_tf.files.csv_files import append_csv, trim_csv
 from simclr_tf.losses.nt_xent import nt_xent
-from simclr_tf.run import main
 from simclr_tf.runs import following
 from simclr_tf.runs.callbacks import Progress
 from simclr_tf.runs.gain import FILE, Gain
@@ -63,10 +60,8 @@ def scalars(folder: str, tag: str) -> dict[int, float]:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run that is measured three times, and what it printed."""
-    folder, said = tmp_path_factory.mktemp("measured") / "run", io.StringIO()
-    with contextlib.redirect_stdout(said):
-        assert main(["simclr-tf", *TINY, f"--model_dir={folder}", *MEASURED]) == 0
-    return folder, said.getvalue()
+    folder = tmp_path_factory.mktemp("measured")
+    return folder / "run", printed_by(folder, "--model_dir=run", *MEASURED)
 
 
 def test_a_run_is_measured_and_takes_the_same_steps(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -45,12 +47,28 @@ def no_exports(monkeypatch: pytest.MonkeyPatch) -> None:
 
     For tests in this process that ask about what comes before it, or how often.
     """
+    leave_out_exports(monkeypatch)
+
+
+def leave_out_exports(
+    patch: pytest.MonkeyPatch, place: str = "tf_hub_export.export_saved_model"
+) -> None:
+    """Does what `no_exports` says, from now on and for what calls it by that name."""
 
     def export(model: keras.Model, path: str, **_: object) -> None:
         os.makedirs(path, exist_ok=True)
         Path(path, "saved_model.pb").touch()
 
-    monkeypatch.setattr("tf_hub_export.export_saved_model", export)
+    patch.setattr(place, export)
+
+
+def printed_by(folder: Path, *arguments: str) -> str:
+    """Runs the tiny command in a folder, for fixtures of several tests; returns what it printed."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.chdir(folder)
+        assert main(["simclr-tf", *TINY, *arguments]) == 0
+    return out.getvalue()
 
 
 @pytest.fixture
