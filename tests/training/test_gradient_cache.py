@@ -137,7 +137,14 @@ def step_of_pairs() -> Any:
     return step_of(None, dataset_of(batch(8)), eager=True, augment=None)
 
 
-@pytest.mark.parametrize("strategy", [2], indirect=True)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(2, marks=pytest.mark.second_lane),
+        pytest.param(4, marks=pytest.mark.one_lane),
+    ],
+    indirect=True,
+)
 def test_replicas_equal_one_device(strategy: Any, step_of_pairs: Any) -> None:
     """Every replica's images are negatives, and the head's batch norm spans the replicas."""
     data = strategy.experimental_distribute_dataset(dataset_of(batch(8)))

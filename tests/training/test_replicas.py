@@ -23,8 +23,10 @@ from simclr_tf.training.simclr import SimCLR
 
 CLASSES = 7  # more than five: the top five are a choice
 MOST = 13
-# How many share an evaluation: each lane takes one number for each model.
-REPLICAS = {"contrast": 2, "classify": 3} if KERAS_3 else {"contrast": 3, "classify": 4}
+# How many share an evaluation: between them the lanes have each model on two, three and four.
+REPLICAS = {"contrast": (2, 4), "classify": (3,)}
+if not KERAS_3:
+    REPLICAS = {"contrast": (3,), "classify": (2, 4)}
 RANDOM = np.random.RandomState(0)
 # Images of different colours: of noise alone all features are so alike that rounding chooses the
 # nearest.
@@ -123,7 +125,11 @@ def test_evaluation_counts_every_image_once(evaluated: Any) -> None:
     drawn: set[tuple[Any, ...]] = set()
 
     @settings(max_examples=DRAWS, derandomize=True, deadline=None, database=None)
-    @given(st.sampled_from(sorted(REPLICAS.items())), st.integers(1, MOST), st.integers(1, 6))
+    @given(
+        st.sampled_from([(kind, count) for kind, counts in REPLICAS.items() for count in counts]),
+        st.integers(1, MOST),
+        st.integers(1, 6),
+    )
     def check(shared: tuple[str, int], size: int, batch: int) -> None:
         kind, replicas = shared
         data = tf.data.Dataset.from_tensor_slices(element(kind, size)).batch(batch)
@@ -152,8 +158,9 @@ def test_agreement_with_a_teacher(evaluated: Any) -> None:
     assert counted(evaluated("agree", 4)) == {5.0}
 
 
-def test_predictions_in_order(evaluated: Any) -> None:
-    one, several = evaluated("classify", 1), evaluated("classify", REPLICAS["classify"])
+@pytest.mark.parametrize("replicas", REPLICAS["classify"])
+def test_predictions_in_order(evaluated: Any, replicas: int) -> None:
+    one, several = evaluated("classify", 1), evaluated("classify", replicas)
     expected = one(IMAGES).numpy()
     for size, batch in ((MOST, 5), (1, 4), (6, 6)):
         given = several.predict(IMAGES[:size], batch_size=batch, verbose=0)
@@ -165,7 +172,7 @@ def test_predictions_in_order(evaluated: Any) -> None:
 
 def test_arrays_and_distributed_data(evaluated: Any) -> None:
     """Arrays; and batches that a strategy has cut already, one replica getting none."""
-    replicas = REPLICAS["classify"]
+    replicas = REPLICAS["classify"][-1]
     one, several = evaluated("classify", 1), evaluated("classify", replicas)
     expected = one.evaluate(IMAGES, LABELS, batch_size=4, verbose=0, return_dict=True)
     given = several.evaluate(IMAGES, LABELS, batch_size=4, verbose=0, return_dict=True)
@@ -212,6 +219,8 @@ def trained(on_replicas: Any) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("kind", "replicas"),
     [
+        # Three have unequal shares, of four some have none.
+        pytest.param("pretrain", 2, marks=pytest.mark.second_lane),
         pytest.param("pretrain", 3, marks=pytest.mark.one_lane),
         pytest.param("classify", 4, marks=pytest.mark.one_lane),
         # The recorded steps on four replicas are compared on the first lane.

@@ -108,10 +108,10 @@ class TestDevices:
             for slot in model.optimizer.variables:
                 if len(slot.shape):
                     slot.assign(tf.zeros(slot.shape))
-            step: Any = lambda x, y: model.train_step((x, y))  # noqa: E731
+            step = model.train_step
             if jit_compile:
                 step = tf.function(step, jit_compile=True)
-            logs = step(images, labels)
+            logs = step((images, labels))
             outcomes.append(({n: float(v) for n, v in logs.items()}, model.get_weights()))
         (logs, weights), (compiled_logs, compiled_weights) = outcomes
         assert compiled_logs == pytest.approx(logs, rel=1e-3, abs=1e-5)

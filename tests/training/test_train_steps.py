@@ -47,7 +47,7 @@ def test_five_pretraining_steps(strategy: Any, golden: Any) -> None:
 @pytest.mark.parametrize(
     "which",
     [
-        pytest.param("linear", marks=pytest.mark.one_lane),
+        "linear",
         pytest.param("all", marks=[pytest.mark.slow, pytest.mark.second_lane]),
     ],
 )
